@@ -1,0 +1,3 @@
+"""Photoreal, animatable head avatars from multi-view captures."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,99 @@
+"""Writing files so that a kill at any moment leaves either the old file or the new one, and hashing inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from avatars.errors import AvatarError, UserError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` (same suffix); rename it over `path` on success, delete it on failure.
+
+    Works for a file or for a folder that the body creates. A full disk becomes a UserError that names the path;
+    the previous content of `path` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _replace_folder(temporary, path)
+        else:
+            _sync(temporary)
+            os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            raise UserError(
+                f"The disk is full while writing {path}. Nothing half-written was kept. Free some space and run the same "
+                "command again: finished stages are not repeated."
+            ) from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike, what: str = "file") -> Any:
+    """Read JSON; AvatarError names the file when it is missing or damaged."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AvatarError(f"{what}: {path} does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AvatarError(f"{what}: {path} is damaged ({error}). Restore it or make it again.") from None
+
+
+def content_hash(*items: str | bytes | os.PathLike) -> str:
+    """A short hash (16 hex digits) of texts, bytes and files; a Path stands for the content of that file."""
+    digest = hashlib.sha256()
+    for item in items:
+        if isinstance(item, os.PathLike):
+            with open(item, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        else:
+            digest.update(item.encode() if isinstance(item, str) else item)
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    # A folder cannot be renamed over another: move the old one aside first, so that a kill loses neither.
+    old = None
+    if path.exists():
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+        os.replace(path, old)
+    os.replace(temporary, path)
+    if old is not None:
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

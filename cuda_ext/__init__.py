@@ -1,0 +1,1 @@
+"""Gaussian-splatting kernels for CPU and CUDA, with torch as their only dependency."""
