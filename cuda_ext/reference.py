@@ -1,0 +1,378 @@
+"""The operators in plain torch, any floating dtype: what the native kernels are measured against.
+
+Written to be read beside include/semantics.h, which states the constants and the culling rules; differentiable by
+autograd; float64 throughout when the inputs are. Slow: a fallback and a yardstick, nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Mirrors of include/semantics.h; tests/cuda_ext/test_semantics.py compares them.
+ALPHA_MAX = 0.999
+ALPHA_MIN = 1.0 / 255.0
+TRANSMITTANCE_MIN = 4e-6
+DET_MIN = 1e-20
+FRUSTUM_MARGIN = 0.15
+DEPTH_ALPHA_MIN = 1e-10
+COORD_MAX = 1e6
+SSIM_RADIUS = 5
+SSIM_SIGMA = 1.5
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+
+_TILE = 32  # pixels per side of the squares in which `rasterize` works; has no influence on the result
+
+
+def quats_to_matrices(quats: Tensor) -> Tensor:
+    """Quaternions wxyz of any length [..., 4] → rotations [..., 3, 3]."""
+    w, x, y, z = F.normalize(quats, dim=-1, eps=0.0 if quats.dtype == torch.float64 else 1e-30).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+
+
+def sh_basis(directions: Tensor, degree: int) -> Tensor:
+    """Real spherical harmonics of unit vectors [..., 3] → [..., (degree+1)²], in the order and signs of 3DGS."""
+    x, y, z = directions.unbind(-1)
+    one = torch.ones_like(x)
+    basis = [0.28209479177387814 * one]
+    if degree >= 1:
+        c = 0.4886025119029199
+        basis += [-c * y, c * z, -c * x]
+    if degree >= 2:
+        basis += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * z * z - x * x - y * y),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (x * x - y * y),
+        ]
+    if degree >= 3:
+        basis += [
+            -0.5900435899266435 * y * (3 * x * x - y * y),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * z * z - x * x - y * y),
+            0.3731763325901154 * z * (2 * z * z - 3 * x * x - 3 * y * y),
+            -0.4570457994644658 * x * (4 * z * z - x * x - y * y),
+            1.445305721320277 * z * (x * x - y * y),
+            -0.5900435899266435 * x * (x * x - 3 * y * y),
+        ]
+    return torch.stack(basis, -1)
+
+
+def project(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    sh: Tensor,  # [N, K, 3]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    near: float = 0.01,
+    eps2d: float = 0.3,
+    antialiased: bool = False,
+    sh_degree: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """EWA projection; returns means2d [C,N,2], conics [C,N,3], depths [C,N], colors [C,N,3], opacities [C,N], radii [C,N,2]."""
+    degree = math.isqrt(sh.shape[1]) - 1 if sh_degree is None else sh_degree
+    finite = torch.ones(means.shape[0], dtype=torch.bool, device=means.device)
+    for tensor in (means, quats, scales, opacities, sh):
+        finite &= tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else tensor.isfinite()
+    finite &= (quats * quats).sum(-1) > 1e-30
+    # Culled Gaussians are replaced by harmless ones before any arithmetic, so that no NaN reaches a gradient.
+    unit = torch.zeros_like(quats)
+    unit[:, 0] = 1
+    means = torch.where(finite[:, None], means, 0)
+    quats = torch.where(finite[:, None], quats, unit)
+    scales = torch.where(finite[:, None], scales, 1)
+    opacities = torch.where(finite, opacities, 0)
+    sh = torch.where(finite[:, None, None], sh, 0)
+
+    R, t = viewmats[:, :3, :3], viewmats[:, :3, 3]
+    points = torch.einsum("cij,nj->cni", R, means) + t[:, None]
+    visible = finite & (points[..., 2] >= near) & points.isfinite().all(-1)
+    points = torch.where(visible[..., None], points, torch.tensor([0.0, 0.0, 1.0], dtype=means.dtype, device=means.device))
+    x, y, z = points.unbind(-1)
+    fx, skew, cx, fy, cy = (Ks[:, i, j, None] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+    u = (fx * x + skew * y) / z + cx
+    v = fy * y / z + cy
+
+    margin_x, margin_y = FRUSTUM_MARGIN * width, FRUSTUM_MARGIN * height
+    tx = torch.minimum(torch.maximum(x / z, -(cx + margin_x) / fx), (width - cx + margin_x) / fx)
+    ty = torch.minimum(torch.maximum(y / z, -(cy + margin_y) / fy), (height - cy + margin_y) / fy)
+    zero = torch.zeros_like(z)
+    J = torch.stack([fx / z, skew / z, -(fx * tx + skew * ty) / z, zero, fy / z, -fy * ty / z], -1).unflatten(-1, (2, 3))
+    M = quats_to_matrices(quats) * scales[:, None, :]
+    A = J @ R[:, None] @ M  # [C, N, 2, 3]
+    cov = A @ A.transpose(-1, -2)
+    a0, b, c0 = cov[..., 0, 0], cov[..., 0, 1], cov[..., 1, 1]
+    a, c = a0 + eps2d, c0 + eps2d
+    det = a * c - b * b
+    visible = visible & (det > DET_MIN) & det.isfinite() & (u.abs() < COORD_MAX) & (v.abs() < COORD_MAX)
+    det = torch.where(visible, det, 1)
+
+    opacity = opacities.expand(len(viewmats), -1)
+    if antialiased:
+        ratio = (a0 * c0 - b * b) / det
+        opacity = opacity * torch.where(ratio > 0, ratio, 1).sqrt() * (ratio > 0)
+    visible = visible & (opacity >= ALPHA_MIN)
+    q_max = 2 * (opacity.detach().clamp_min(ALPHA_MIN) / ALPHA_MIN).log()
+    extent_x, extent_y = (q_max * a.detach()).sqrt(), (q_max * c.detach()).sqrt()
+    touches = (u + extent_x > 0) & (u - extent_x < width) & (v + extent_y > 0) & (v - extent_y < height)
+    visible = visible & touches
+    radii = torch.stack([extent_x, extent_y], -1).ceil().clamp_max(2**30)
+    radii = torch.where(visible[..., None], radii, 0).to(torch.int32)
+
+    centers = -(R.transpose(1, 2) @ t[..., None])[..., 0]
+    directions = F.normalize(means[None] - centers[:, None], dim=-1)
+    basis = sh_basis(directions, degree)
+    colors = (torch.einsum("cnk,nkd->cnd", basis, sh[:, : (degree + 1) ** 2]) + 0.5).clamp_min(0)
+
+    def keep(value: Tensor) -> Tensor:
+        return torch.where(visible if value.dim() == 2 else visible[..., None], value, 0)
+
+    conics = torch.stack([c / det, -b / det, a / det], -1)
+    return keep(torch.stack([u, v], -1)), keep(conics), keep(z), keep(colors), keep(opacity), radii
+
+
+def rasterize(
+    means2d: Tensor,  # [C, N, 2]
+    conics: Tensor,  # [C, N, 3]
+    depths: Tensor,  # [C, N]
+    colors: Tensor,  # [C, N, 3]
+    opacities: Tensor,  # [C, N]
+    radii: Tensor,  # [C, N, 2]
+    width: int,
+    height: int,
+    backgrounds: Tensor | None = None,  # [C, 3]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Alpha compositing; returns color [C,H,W,3], alpha [C,H,W,1], depth [C,H,W,1], contributions [N], margin [C,H,W].
+
+    `margin` is the least relative distance of any alpha to the cut-off at that pixel: where it is tiny, rounding
+    decides whether a contribution counts, and comparisons should leave the pixel out.
+    """
+    C, N = depths.shape
+    dtype, device = means2d.dtype, means2d.device
+    if backgrounds is None:
+        backgrounds = torch.zeros(C, 3, dtype=dtype, device=device)
+    contributions = torch.zeros(N, dtype=dtype, device=device)
+    images, margins = [], []
+    for camera in range(C):
+        order = torch.argsort(depths[camera].detach().to(torch.float32), stable=True)
+        order = order[(radii[camera, order] > 0).all(-1)]
+        with torch.no_grad():
+            centre, radius = means2d[camera, order], radii[camera, order].to(dtype)
+            low, high = centre - radius, centre + radius
+        rows, margin_rows = [], []
+        for top in range(0, height, _TILE):
+            row, margin_row = [], []
+            in_row = (high[:, 1] > top) & (low[:, 1] < top + _TILE)
+            for left in range(0, width, _TILE):
+                h, w = min(_TILE, height - top), min(_TILE, width - left)
+                ids = order[in_row & (high[:, 0] > left) & (low[:, 0] < left + _TILE)]
+                py, px = torch.meshgrid(
+                    torch.arange(top, top + h, dtype=dtype, device=device) + 0.5,
+                    torch.arange(left, left + w, dtype=dtype, device=device) + 0.5,
+                    indexing="ij",
+                )
+                dx = px.reshape(1, -1) - means2d[camera, ids, 0, None]
+                dy = py.reshape(1, -1) - means2d[camera, ids, 1, None]
+                a, b, c = (conics[camera, ids, i, None] for i in range(3))
+                power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
+                raw = opacities[camera, ids, None] * power.clamp_max(0).exp()
+                alpha = torch.where(raw >= ALPHA_MIN, raw.clamp_max(ALPHA_MAX), 0)
+                through = torch.cumprod(torch.cat([torch.ones_like(alpha[:1]), 1 - alpha]), 0)  # [n + 1, pixels]
+                weight = alpha * through[:-1]
+                values = torch.cat([colors[camera, ids], depths[camera, ids, None]], -1)
+                summed = weight.T @ values  # [pixels, 4]
+                remaining = through[-1][:, None]
+                color = summed[:, :3] + remaining * backgrounds[camera]
+                opaque = 1 - remaining
+                depth = summed[:, 3:] / opaque.clamp_min(DEPTH_ALPHA_MIN)
+                row.append(torch.cat([color, opaque, depth], -1).reshape(h, w, 5))
+                with torch.no_grad():
+                    contributions.index_add_(0, ids, weight.sum(1))
+                    distance = (raw / ALPHA_MIN - 1).abs()
+                    least = distance.min(0).values if len(ids) else torch.full((h * w,), torch.inf, dtype=dtype, device=device)
+                    margin_row.append(least.reshape(h, w))
+            rows.append(torch.cat(row, 1))
+            margin_rows.append(torch.cat(margin_row, 1))
+        images.append(torch.cat(rows, 0))
+        margins.append(torch.cat(margin_rows, 0))
+    if not images:
+        image = torch.zeros(0, height, width, 5, dtype=dtype, device=device)
+        return image[..., :3], image[..., 3:4], image[..., 4:], contributions, image[..., 0]
+    image = torch.stack(images)
+    return image[..., :3], image[..., 3:4], image[..., 4:], contributions, torch.stack(margins)
+
+
+def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames of triangles (GaussianAvatars): centroids [F,3], rotations [F,3,3] with columns a0 a1 a2, sizes [F]."""
+    v0, v1, v2 = vertices[faces].unbind(1)
+    e0, e1 = v1 - v0, v2 - v0
+    a0 = F.normalize(e0, dim=-1, eps=1e-20)
+    a1 = F.normalize(torch.linalg.cross(a0, e1), dim=-1, eps=1e-20)
+    a2 = -F.normalize(torch.linalg.cross(a1, a0), dim=-1, eps=1e-20)
+    size = 0.5 * (e0.norm(dim=-1) + (a2 * e1).sum(-1).abs())
+    return (v0 + v1 + v2) / 3, torch.stack([a0, a1, a2], -1), size
+
+
+def matrices_to_quats(matrices: Tensor) -> Tensor:
+    """Rotations [..., 3, 3] → unit quaternions wxyz, by the largest of the four candidate pivots."""
+    m = matrices
+    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    squares = torch.stack([1 + xx + yy + zz, 1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz], -1)  # 4·wxyz²
+    a, b, c = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    d, e, f = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
+    candidates = torch.stack(
+        [
+            torch.stack([squares[..., 0], a, b, c], -1),
+            torch.stack([a, squares[..., 1], d, e], -1),
+            torch.stack([b, d, squares[..., 2], f], -1),
+            torch.stack([c, e, f, squares[..., 3]], -1),
+        ],
+        -2,
+    )
+    pivot = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
+    return F.normalize(candidates.gather(-2, pivot)[..., 0, :], dim=-1)
+
+
+def quat_multiply(p: Tensor, q: Tensor) -> Tensor:
+    """Hamilton product of wxyz quaternions, broadcasting."""
+    pw, px, py, pz = p.unbind(-1)
+    qw, qx, qy, qz = q.unbind(-1)
+    return torch.stack(
+        [
+            pw * qw - px * qx - py * qy - pz * qz,
+            pw * qx + px * qw + py * qz - pz * qy,
+            pw * qy - px * qz + py * qw + pz * qx,
+            pw * qz + px * qy - py * qx + pz * qw,
+        ],
+        -1,
+    )
+
+
+def bind(
+    vertices: Tensor,  # [V, 3]
+    faces: Tensor,  # [F, 3]
+    face_ids: Tensor,  # [N]
+    local_means: Tensor,  # [N, 3]
+    local_quats: Tensor,  # [N, 4]
+    local_scales: Tensor,  # [N, 3]
+    log_scales: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaussians in triangle frames → world: k·R·mean + centroid, quat(R)⊗quat, k·scale."""
+    centroids, rotations, sizes = triangle_frames(vertices, faces)
+    size, rotation = sizes[face_ids, None], rotations[face_ids]
+    means = size * (rotation @ local_means[..., None])[..., 0] + centroids[face_ids]
+    quats = quat_multiply(matrices_to_quats(rotations)[face_ids], local_quats)
+    return means, quats, size * (local_scales.exp() if log_scales else local_scales)
+
+
+def ssim_window(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """The normalised Gaussian window [11] of the structural similarity."""
+    x = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=torch.float64)
+    window = (-(x**2) / (2 * SSIM_SIGMA**2)).exp()
+    return (window / window.sum()).to(dtype=dtype, device=device)
+
+
+def ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity [B,H,W,3] of images [B,H,W,3] in 0–1; outside of the images counts as black."""
+    a, b = a.permute(0, 3, 1, 2), b.permute(0, 3, 1, 2)
+    window = ssim_window(a.dtype, a.device)
+
+    def blur(image: Tensor) -> Tensor:
+        kernel = window.expand(image.shape[1], 1, 1, -1)
+        image = F.conv2d(image, kernel, padding=(0, SSIM_RADIUS), groups=image.shape[1])
+        return F.conv2d(image, kernel.transpose(2, 3), padding=(SSIM_RADIUS, 0), groups=image.shape[1])
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a * mean_a, blur(b * b) - mean_b * mean_b
+    covariance = blur(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a * mean_a + mean_b * mean_b + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (var_a + var_b + SSIM_C2)
+    return (luminance * structure).permute(0, 2, 3, 1)
+
+
+def l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None = None, crop: int = 0) -> tuple[Tensor, Tensor]:
+    """Per image [B]: mean of w|a-b| and mean of w·ssim over channels and the pixels inside the crop."""
+    weight = 1 if weights is None else weights[..., None]
+    inside = (slice(None), slice(crop, a.shape[1] - crop), slice(crop, a.shape[2] - crop))
+    l1 = (weight * (a - b).abs())[inside].mean((1, 2, 3))
+    return l1, (weight * ssim_map(a, b))[inside].mean((1, 2, 3))
+
+
+def adam(
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    lr: Tensor | float,
+    step: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+) -> None:
+    """One Adam step in place (Kingma & Ba 2015, algorithm 1), `lr` broadcast against `param`."""
+    m.lerp_(grad, 1 - beta1)
+    v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    denominator = (v / (1 - beta2**step)).sqrt_().add_(eps)
+    param -= lr / (1 - beta1**step) * m / denominator
+
+
+def rasterize_mesh(
+    vertices: Tensor,  # [C, V, 3] camera space
+    faces: Tensor,  # [F, 3]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    near: float = 0.01,
+    cull_back: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nearest triangle at pixel centres; returns face_ids [C,H,W] int32, barycentrics [C,H,W,3], depth [C,H,W].
+
+    Homogeneous edge functions (Olano & Greer 1997): for the rows (p0 p1 p2) of a triangle in (x, y, z) pixel-space,
+    the barycentrics at a pixel ray r are those that solve b·P ∝ r, so that triangles need no clipping.
+    """
+    C, dtype, device = len(vertices), vertices.dtype, vertices.device
+    face_ids = torch.full((C, height, width), -1, dtype=torch.int32, device=device)
+    barycentrics = torch.zeros(C, height, width, 3, dtype=dtype, device=device)
+    depth = torch.zeros(C, height, width, dtype=dtype, device=device)
+    nearest = torch.full((C, height, width), torch.inf, dtype=dtype, device=device)
+    ys, xs = torch.meshgrid(
+        torch.arange(height, dtype=dtype, device=device) + 0.5, torch.arange(width, dtype=dtype, device=device) + 0.5, indexing="ij"
+    )
+    ray = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [H, W, 3]
+    for camera in range(C):
+        corners = (vertices[camera] @ Ks[camera].T)[faces]  # [F, 3 corners, 3]: (u z, v z, z)
+        for index, P in enumerate(corners):
+            det = torch.linalg.det(P)
+            if not torch.isfinite(det) or det == 0 or (cull_back and det > 0) or (P[:, 2] < near).all():
+                continue
+            if (P[:, 2] >= near).all():  # the pixels whose centres the triangle can cover
+                uv = P[:, :2] / P[:, 2:]
+                left, top = ((uv.min(0).values - 0.5).ceil().clamp_min(0)).long().tolist()
+                right, bottom = ((uv.max(0).values + 0.5).floor().clamp_max(max(width, height))).long().tolist()
+                box = (slice(top, min(bottom, height)), slice(left, min(right, width)))
+            else:
+                box = (slice(0, height), slice(0, width))
+            edges = ray[box] @ torch.linalg.inv(P)  # [h, w, 3], barycentrics divided by depth
+            inverse_depth = edges.sum(-1)
+            z = 1 / inverse_depth
+            inside = (edges >= 0).all(-1) & (inverse_depth > 0)
+            closer = inside & (z >= near) & (z < nearest[camera][box])
+            nearest[camera][box][closer] = z[closer]
+            face_ids[camera][box][closer] = index
+            barycentrics[camera][box][closer] = (edges * z[..., None])[closer]
+            depth[camera][box][closer] = z[closer]
+    return face_ids, barycentrics, depth
