@@ -1,0 +1,184 @@
+"""Foreground alpha of a picture: from the difference to a clean plate where there is one, else from mediapipe's selfie model.
+
+Conventions: pictures uint8 RGB [H, W, 3], alpha float32 [H, W] in 0–1. A matter is a function from picture to alpha that is made for one
+camera and used by one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from avatars.errors import CaptureError
+
+Matter = Callable[[np.ndarray], np.ndarray]
+
+REFERENCE_HEIGHT = 550  # the widths in pixels below are for pictures of this height and grow with them
+
+
+def make_matter(plate: np.ndarray | None) -> Matter:
+    """The best matter for a camera: `plate` is its clean plate, uint8 RGB [H, W, 3], or None."""
+    if plate is None:
+        return SelfieMatter()
+    smooth = smooth_plate(plate)
+    return lambda picture: difference_matte(picture, smooth)
+
+
+def smooth_plate(plate: np.ndarray) -> np.ndarray:
+    """uint8 RGB plate → float32 in 0–1 with its sensor noise taken out and its edges kept."""
+    return cv2.bilateralFilter(plate.astype(np.float32) / 255, 0, 0.06, 2.0)
+
+
+def difference_matte(picture: np.ndarray, plate: np.ndarray) -> np.ndarray:
+    """Alpha from the difference to a clean plate.
+
+    1. The plate's exposure is matched per channel on pixels that look like it.
+    2. A seed: what differs from the plate by more than noise allows, small darkenings along the wall's own colour (shadows) counting half;
+       its small holes are filled, since an eye or a highlight may look like the wall.
+    3. In a band around the seed's outline alpha solves I = α F + (1 − α) B along F − B, with F from the nearest sure foreground:
+       dark hair before a light wall gets its strands. Where F and B are alike that is ill-posed, and the outline decides instead.
+
+    picture uint8 RGB [H, W, 3]; plate float32 [H, W, 3] from `smooth_plate`; float32 [H, W] in 0–1.
+    """
+    if picture.shape != plate.shape:
+        raise ValueError(f"difference_matte: picture {picture.shape} and plate {plate.shape} must agree")
+    h, w = picture.shape[:2]
+    unit = h / REFERENCE_HEIGHT
+    image = picture.astype(np.float32) * np.float32(1 / 255)
+    plate, difference = _match_exposure(image, plate)
+    seed = _seed(difference, plate)
+    if not seed.any():
+        return np.zeros((h, w), np.float32)
+    core = cv2.erode(seed, _disk(6 * unit), borderType=cv2.BORDER_REPLICATE)
+    if not core.any():  # something thinner than the band: its inside is all there is
+        core = seed
+    near = cv2.dilate(seed, _disk(10 * unit))
+    foreground = _spread(image, core, 4 * unit)
+    towards = foreground - plate
+    contrast = np.einsum("hwc,hwc->hw", towards, towards)
+    alpha = np.einsum("hwc,hwc->hw", difference, towards) / np.maximum(contrast, 1e-6)
+    alpha = np.clip((alpha - 0.03) / 0.94, 0, 1)
+    outline = cv2.morphologyEx(((alpha > 0.4) | (core > 0)).astype(np.uint8) * seed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    outline = cv2.GaussianBlur(_fill_holes(outline).astype(np.float32), (0, 0), 0.6)
+    trust = contrast / (contrast + 0.25**2)
+    alpha = trust * alpha + (1 - trust) * outline
+    return np.where(core > 0, np.float32(1), np.where(near > 0, alpha, np.float32(0))).astype(np.float32)
+
+
+class SelfieMatter:
+    """Alpha without a clean plate: mediapipe's selfie segmentation (its model comes in the wheel), its soft edge pulled to the picture's
+    by a guided filter. Keeps the largest person. Not for use by several threads at once."""
+
+    def __init__(self) -> None:
+        self._model = _selfie_model()
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        coarse = self._model.process(np.ascontiguousarray(picture)).segmentation_mask.astype(np.float32)
+        refined = guided_filter(picture, coarse, radius=max(2, round(6 * picture.shape[0] / REFERENCE_HEIGHT)), epsilon=1e-3)
+        # The model is sure far from its edge; there the filter must not invent structure.
+        refined = np.where(coarse > 0.98, 1.0, np.where(coarse < 0.02, 0.0, refined))
+        alpha = np.clip((refined - 0.1) / 0.8, 0, 1)
+        return (alpha * _largest((alpha > 0.1).astype(np.uint8))).astype(np.float32)
+
+
+def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
+    """Edge-preserving smoothing (He, Sun, Tang 2010, eq. 14–16, colour guide): values float [H, W] follow the edges of guide uint8 [H, W, 3]."""
+    size = (2 * radius + 1, 2 * radius + 1)
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return cv2.blur(x, size, borderType=cv2.BORDER_REFLECT)
+
+    picture = guide.astype(np.float32) / 255
+    p = values.astype(np.float32)
+    mean_I, mean_p = mean(picture), mean(p)
+    covariance = mean(picture * p[..., None]) - mean_I * mean_p[..., None]
+    sigma = np.empty((*p.shape, 3, 3), np.float32)
+    for i in range(3):
+        for j in range(i, 3):
+            sigma[..., i, j] = sigma[..., j, i] = mean(picture[..., i] * picture[..., j]) - mean_I[..., i] * mean_I[..., j]
+    sigma += epsilon * np.eye(3, dtype=np.float32)
+    a = np.linalg.solve(sigma, covariance[..., None])[..., 0]
+    b = mean_p - (a * mean_I).sum(-1)
+    return (mean(a) * picture).sum(-1) + mean(b)
+
+
+def _match_exposure(image: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The plate scaled per channel to the picture's exposure, and picture − plate."""
+    difference = image - plate
+    step = max(1, round(image.shape[0] / 140))  # medians need only a few thousand pixels
+    few, wall = image[::step, ::step], plate[::step, ::step]
+    gain = np.ones(3, np.float32)
+    for _ in range(3):
+        like = np.abs(few - wall * gain).max(-1) < 0.06
+        if like.sum() < 0.02 * like.size:
+            break
+        gain = np.clip(np.median(few[like] / np.maximum(wall[like], 0.05), axis=0), 0.8, 1.25).astype(np.float32)
+    plate = plate * gain
+    np.subtract(image, plate, out=difference)
+    return plate, difference
+
+
+def _seed(difference: np.ndarray, plate: np.ndarray) -> np.ndarray:
+    """uint8 0/1 [H, W]: what surely is not the plate, without specks and small holes."""
+    smooth = cv2.GaussianBlur(difference, (0, 0), 0.8)
+    size = np.abs(smooth).max(-1)
+    like = size[size < 0.05]
+    noise = max(1.5 * float(np.median(like)), 0.003) if like.size else 0.003
+    normal = plate / np.maximum(np.linalg.norm(plate, axis=-1, keepdims=True), 1e-3)
+    along = np.einsum("hwc,hwc->hw", smooth, normal)
+    across = np.einsum("hwc,hwc->hw", smooth, smooth) - along * along
+    distance = across + np.square(np.where(along < 0, 0.5 * along, along))
+    seed = (distance > max(8 * noise, 0.05) ** 2).astype(np.uint8)
+    seed = cv2.morphologyEx(seed, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(seed, connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if count <= 1 or areas.max() < 0.002 * seed.size:
+        return np.zeros_like(seed)
+    keep = np.zeros(count, np.uint8)
+    keep[1:] = areas >= 0.05 * areas.max()
+    return _fill_holes(keep[labels])
+
+
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Fill holes of up to 2 % of the picture that do not touch its border."""
+    h, w = mask.shape
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(1 - mask, connectivity=4)
+    x, y, width, height, area = stats.T
+    fill = (x > 0) & (y > 0) & (x + width < w) & (y + height < h) & (area < 0.02 * mask.size)
+    fill[0] = False
+    return mask | fill.astype(np.uint8)[labels] if count > 1 else mask
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return (labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8) if count > 1 else mask
+
+
+def _spread(image: np.ndarray, core: np.ndarray, sigma: float) -> np.ndarray:
+    """The colours of `core` spread outwards: a normalised blur at a quarter of the size, wider where the core is far."""
+    h, w = core.shape
+    weighted = np.dstack([image * core[..., None], core.astype(np.float32)])
+    small = cv2.resize(weighted, ((w + 3) // 4, (h + 3) // 4), interpolation=cv2.INTER_AREA)
+    spread = cv2.GaussianBlur(small, (0, 0), sigma / 4) + 0.05 * cv2.GaussianBlur(small, (0, 0), 3 * sigma / 4)
+    # far from any core both blurs vanish; the mean of the core is as good as anything there
+    mean = cv2.mean(image, mask=core)[:3]
+    color = (spread[..., :3] + 1e-6 * np.asarray(mean, np.float32)) / (spread[..., 3:] + 1e-6)
+    return cv2.resize(color, (w, h), interpolation=cv2.INTER_LINEAR)
+
+
+def _disk(radius: float) -> np.ndarray:
+    r = max(1, round(radius))
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
+
+
+def _selfie_model():  # noqa: ANN202 (mediapipe has no types)
+    try:
+        import mediapipe
+    except ImportError as error:
+        raise CaptureError(
+            f"without clean plates mattes come from mediapipe, which cannot be imported ({error}). Install it, or put "
+            "BACKGROUND/image_<serial>.png into the capture."
+        ) from None
+    return mediapipe.solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
