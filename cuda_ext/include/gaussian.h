@@ -1,0 +1,169 @@
+// One Gaussian in one camera: EWA projection, colour, extent; and the gradients of all that. semantics.h says what and why.
+#pragma once
+#include "camera.h"
+#include "sh.h"
+
+namespace av {
+inline namespace AV_NS {
+
+// Rotation of the quaternion (w, x, y, z) / its length; `inv` is 1 / length.
+template <class T>
+AV_HD void quat_to_matrix(const T* q, T* R, T& inv) {
+    inv = T(1.0f) / sqrt_(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    const T w = q[0] * inv, x = q[1] * inv, y = q[2] * inv, z = q[3] * inv, one = T(1.0f), two = T(2.0f);
+    R[0] = one - two * (y * y + z * z), R[1] = two * (x * y - w * z), R[2] = two * (x * z + w * y);
+    R[3] = two * (x * y + w * z), R[4] = one - two * (x * x + z * z), R[5] = two * (y * z - w * x);
+    R[6] = two * (x * z - w * y), R[7] = two * (y * z + w * x), R[8] = one - two * (x * x + y * y);
+}
+
+// ∂L/∂q (of the unnormalised quaternion, written) from ∂L/∂R.
+template <class T>
+AV_HD void quat_to_matrix_backward(const T* q, T inv, const T* v_R, T* v_q) {
+    const T w = q[0] * inv, x = q[1] * inv, y = q[2] * inv, z = q[3] * inv, two = T(2.0f);
+    const T a = v_R[7] - v_R[5], b = v_R[2] - v_R[6], c = v_R[3] - v_R[1];
+    const T d = v_R[3] + v_R[1], e = v_R[6] + v_R[2], f = v_R[7] + v_R[5];
+    const T vw = two * (x * a + y * b + z * c);
+    const T vx = two * (w * a + y * d + z * e - two * x * (v_R[4] + v_R[8]));
+    const T vy = two * (w * b + x * d + z * f - two * y * (v_R[0] + v_R[8]));
+    const T vz = two * (w * c + x * e + y * f - two * z * (v_R[0] + v_R[4]));
+    const T along = w * vw + x * vx + y * vy + z * vz;
+    v_q[0] = (vw - w * along) * inv, v_q[1] = (vx - x * along) * inv;
+    v_q[2] = (vy - y * along) * inv, v_q[3] = (vz - z * along) * inv;
+}
+
+// What the forward pass finds, and the backward pass finds again.
+template <class T>
+struct Shape {
+    typedef typename MaskOf<T>::type M;
+    T x, y, z, inv_z;    // in the camera
+    T u, v;              // pixels
+    T Rq[9], inv_q;      // rotation of the Gaussian
+    T VM[9];             // camera rotation · Gaussian rotation · scales
+    T A[6];              // J · VM
+    T tx, ty;            // where J is evaluated
+    T a, b, c, det;      // cov2d with the low-pass filter
+    T compensation;      // 1 unless antialiased
+    M x_free, y_free;    // tx, ty not clamped
+    M visible;           // finite, in front of the near plane, not degenerate
+};
+
+template <class T>
+AV_HD void project_shape(const Camera& cam, const T* mean, const T* quat, const T* scale, bool antialiased, Shape<T>& s) {
+    const float* R = cam.R;
+    s.x = T(R[0]) * mean[0] + T(R[1]) * mean[1] + T(R[2]) * mean[2] + T(cam.t[0]);
+    s.y = T(R[3]) * mean[0] + T(R[4]) * mean[1] + T(R[5]) * mean[2] + T(cam.t[1]);
+    s.z = T(R[6]) * mean[0] + T(R[7]) * mean[1] + T(R[8]) * mean[2] + T(cam.t[2]);
+    s.visible = (s.z >= T(cam.near_plane)) & finite_(s.x) & finite_(s.y) & finite_(s.z);
+    s.inv_z = T(1.0f) / s.z;
+    const T xz = s.x * s.inv_z, yz = s.y * s.inv_z;
+    s.u = T(cam.fx) * xz + T(cam.skew) * yz + T(cam.cx);
+    s.v = T(cam.fy) * yz + T(cam.cy);
+    s.x_free = (xz >= T(cam.x_min)) & (xz <= T(cam.x_max));
+    s.y_free = (yz >= T(cam.y_min)) & (yz <= T(cam.y_max));
+    s.tx = min_(max_(xz, T(cam.x_min)), T(cam.x_max));
+    s.ty = min_(max_(yz, T(cam.y_min)), T(cam.y_max));
+    quat_to_matrix(quat, s.Rq, s.inv_q);
+    s.visible = s.visible & finite_(s.inv_q);
+    for (int j = 0; j < 3; ++j) {
+        const T m0 = s.Rq[j] * scale[j], m1 = s.Rq[3 + j] * scale[j], m2 = s.Rq[6 + j] * scale[j];
+        for (int i = 0; i < 3; ++i) s.VM[3 * i + j] = T(R[3 * i]) * m0 + T(R[3 * i + 1]) * m1 + T(R[3 * i + 2]) * m2;
+        const T fx_z = T(cam.fx) * s.inv_z, sk_z = T(cam.skew) * s.inv_z, fy_z = T(cam.fy) * s.inv_z;
+        s.A[j] = fx_z * s.VM[j] + sk_z * s.VM[3 + j] - (fx_z * s.tx + sk_z * s.ty) * s.VM[6 + j];
+        s.A[3 + j] = fy_z * (s.VM[3 + j] - s.ty * s.VM[6 + j]);
+    }
+    const T a0 = s.A[0] * s.A[0] + s.A[1] * s.A[1] + s.A[2] * s.A[2];
+    const T c0 = s.A[3] * s.A[3] + s.A[4] * s.A[4] + s.A[5] * s.A[5];
+    s.b = s.A[0] * s.A[3] + s.A[1] * s.A[4] + s.A[2] * s.A[5];
+    s.a = a0 + T(cam.eps2d), s.c = c0 + T(cam.eps2d);
+    // |A0 × A1|² = a0·c0 - b² without the cancellation that ruins thin Gaussians in single precision (Lagrange's identity).
+    const T n0 = s.A[1] * s.A[5] - s.A[2] * s.A[4], n1 = s.A[2] * s.A[3] - s.A[0] * s.A[5], n2 = s.A[0] * s.A[4] - s.A[1] * s.A[3];
+    const T det0 = n0 * n0 + n1 * n1 + n2 * n2;
+    s.det = det0 + T(cam.eps2d) * (a0 + c0 + T(cam.eps2d));
+    s.visible = s.visible & (s.det > T(AV_DET_MIN)) & finite_(s.det);
+    s.visible = s.visible & (abs_(s.u) < T(AV_COORD_MAX)) & (abs_(s.v) < T(AV_COORD_MAX));
+    s.compensation = antialiased ? sqrt_(det0 / s.det) : T(1.0f);
+}
+
+// Gradients to mean, quaternion and scale (added to v_mean, written to the others) from those to what was projected.
+// v_a, v_b, v_c: to the conic (b counts both off-diagonal entries); v_comp: to the compensation.
+template <class T>
+AV_HD void project_shape_backward(const Camera& cam, const T* quat, const T* scale, bool antialiased, const Shape<T>& s, T v_u,
+                                  T v_v, T v_z, T v_a, T v_b, T v_c, T v_comp, T* v_mean, T* v_quat, T* v_scale) {
+    const float* R = cam.R;
+    const T half = T(0.5f), two = T(2.0f), inv_det = T(1.0f) / s.det;
+    // conic = cov⁻¹, so v_cov = -conic · v_conic · conic
+    const T p = s.c * inv_det, q = -(s.b * inv_det), r = s.a * inv_det, hb = half * v_b;
+    const T k00 = v_a * p + hb * q, k01 = v_a * q + hb * r, k10 = hb * p + v_c * q, k11 = hb * q + v_c * r;
+    T g00 = -(p * k00 + q * k10), g01 = -(p * k01 + q * k11), g11 = -(q * k01 + r * k11);
+    if (antialiased) {
+        const T a0 = s.a - T(cam.eps2d), c0 = s.c - T(cam.eps2d);
+        const T det0 = s.compensation * s.compensation * s.det;
+        const T inv0 = select(det0 > T(AV_DET_MIN), T(1.0f) / det0, T(0.0f));
+        const T k = half * s.compensation * v_comp;
+        const T on = select(det0 > T(AV_DET_MIN), k, T(0.0f));
+        g00 = g00 + on * (c0 * inv0 - s.c * inv_det);
+        g11 = g11 + on * (a0 * inv0 - s.a * inv_det);
+        g01 = g01 - on * s.b * (inv0 - inv_det);
+    }
+    T v_A[6];
+    for (int j = 0; j < 3; ++j) {
+        v_A[j] = two * (g00 * s.A[j] + g01 * s.A[3 + j]);
+        v_A[3 + j] = two * (g01 * s.A[j] + g11 * s.A[3 + j]);
+    }
+    const T fx_z = T(cam.fx) * s.inv_z, sk_z = T(cam.skew) * s.inv_z, fy_z = T(cam.fy) * s.inv_z;
+    const T j02 = -(fx_z * s.tx + sk_z * s.ty), j12 = -(fy_z * s.ty);
+    T v_j00 = T(0.0f), v_j01 = T(0.0f), v_j02 = T(0.0f), v_j11 = T(0.0f), v_j12 = T(0.0f);
+    T v_R[9];
+    for (int j = 0; j < 3; ++j) {
+        v_j00 = v_j00 + v_A[j] * s.VM[j];
+        v_j01 = v_j01 + v_A[j] * s.VM[3 + j];
+        v_j02 = v_j02 + v_A[j] * s.VM[6 + j];
+        v_j11 = v_j11 + v_A[3 + j] * s.VM[3 + j];
+        v_j12 = v_j12 + v_A[3 + j] * s.VM[6 + j];
+        const T w0 = fx_z * v_A[j], w1 = sk_z * v_A[j] + fy_z * v_A[3 + j], w2 = j02 * v_A[j] + j12 * v_A[3 + j];
+        T along = T(0.0f);
+        for (int i = 0; i < 3; ++i) {
+            const T v_m = T(R[i]) * w0 + T(R[3 + i]) * w1 + T(R[6 + i]) * w2;  // to Rq · scales
+            along = along + v_m * s.Rq[3 * i + j];
+            v_R[3 * i + j] = v_m * scale[j];
+        }
+        v_scale[j] = along;
+    }
+    quat_to_matrix_backward(quat, s.inv_q, v_R, v_quat);
+    const T xz = s.x * s.inv_z, yz = s.y * s.inv_z;
+    const T v_tx = select(s.x_free, -(fx_z * v_j02), T(0.0f));
+    const T v_ty = select(s.y_free, -(sk_z * v_j02) - fy_z * v_j12, T(0.0f));
+    const T vx = fx_z * v_u + v_tx * s.inv_z;
+    const T vy = sk_z * v_u + fy_z * v_v + v_ty * s.inv_z;
+    T vz = v_z - (fx_z * xz + sk_z * yz) * v_u - fy_z * yz * v_v - (v_tx * xz + v_ty * yz) * s.inv_z;
+    vz = vz - s.inv_z * (fx_z * v_j00 + sk_z * v_j01 + fy_z * v_j11 + j02 * v_j02 + j12 * v_j12);
+    for (int i = 0; i < 3; ++i) v_mean[i] = v_mean[i] + T(R[i]) * vx + T(R[3 + i]) * vy + T(R[6 + i]) * vz;
+}
+
+// Unit vector from the camera to the Gaussian, and 1 / distance (0 where they coincide).
+template <class T>
+AV_HD T view_direction(const Camera& cam, const T* mean, T* d) {
+    for (int i = 0; i < 3; ++i) d[i] = mean[i] - T(cam.center[i]);
+    const T squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+    const T inv = select(squared > T(1e-30f), T(1.0f) / sqrt_(squared), T(0.0f));
+    for (int i = 0; i < 3; ++i) d[i] = d[i] * inv;
+    return inv;
+}
+
+// Adds to v_mean the gradient through the unit direction.
+template <class T>
+AV_HD void view_direction_backward(const T* d, T inv, const T* v_d, T* v_mean) {
+    const T along = d[0] * v_d[0] + d[1] * v_d[1] + d[2] * v_d[2];
+    for (int i = 0; i < 3; ++i) v_mean[i] = v_mean[i] + inv * (v_d[i] - along * d[i]);
+}
+
+// Half-size of the box outside of which alpha < AV_ALPHA_MIN, from ln2 · 2 · log2(opacity / AV_ALPHA_MIN) widened by
+// a hair, so that rounding never drops a contribution that the pixel test would keep.
+template <class T>
+AV_HD T extent_squared(T log2_opacity) {
+    const T q = T(1.3862943611f) * (log2_opacity + T(7.99435344f));
+    return max_(q, T(0.0f)) * T(1.0001f) + T(1e-4f);
+}
+
+}  // namespace AV_NS
+}  // namespace av
