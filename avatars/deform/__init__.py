@@ -1,0 +1,96 @@
+"""Deformation models: what the codes of a frame add to the canonical Gaussians before these follow their triangles.
+
+A model is a module in this folder, found by its file name; `deformation = "<file name>"` in the configuration chooses it.
+It defines
+
+    create(settings, gaussians, code_size, generator) -> {name: tensor}   parameters to train; names that begin with
+                                                        "each_" have one row per Gaussian and follow densification
+    learning_rates(settings, rates) -> {name: Rate}     for every parameter that `create` makes
+    apply(parameters, gaussians, code) -> CanonicalGaussians
+
+`rates` are the current learning rates of the canonical Gaussians ("means", "quats", "sh" …), for those that follow them.
+A code is what `frame_code` makes of one frame; the neutral pose has code zero, and there `apply` must return the
+canonical Gaussians unchanged.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from avatars.errors import ConfigError
+from avatars.gaussians import CanonicalGaussians
+from avatars.types import HeadPose
+
+PER_GAUSSIAN = "each_"
+ANGLE_SCALE = 3.0  # radians of a joint count as much as 1/3 of an expression's range
+
+
+@dataclass(frozen=True)
+class DeformSettings:
+    """Settings shared by the deformation models; each reads those that it needs."""
+
+    bases: int = 20
+    """Number of corrections that the codes blend."""
+    hidden: int = 48
+    """Width of the layer between codes and blending weights; 0 makes the weights linear in the codes."""
+    basis_rate: float = 0.05
+    """Learning rate of the corrections to positions, relative to that of the positions."""
+    color_rate: float = 0.5
+    """Learning rate of the corrections to colours and rotations, relative to that of the colours and rotations."""
+    weight_rate: float = 1e-3
+    """Learning rate of the map from codes to blending weights."""
+    regulariser: float = 0.01
+    """Weight of the penalty on the size of the blended corrections; keeps unseen expressions tame."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Learning rate of a parameter; columns from `head` on (trailing dimensions flattened) move at `tail` instead."""
+
+    lr: float
+    head: int | None = None
+    tail: float = 0.0
+
+
+class Deformation(Protocol):
+    """What a module of this folder offers."""
+
+    def create(
+        self, settings: DeformSettings, gaussians: CanonicalGaussians, code_size: int, generator: torch.Generator
+    ) -> dict[str, Tensor]: ...
+
+    def learning_rates(self, settings: DeformSettings, rates: Mapping[str, float]) -> dict[str, Rate]: ...
+
+    def apply(self, parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians: ...
+
+
+def names() -> tuple[str, ...]:
+    """The models that exist, by file name."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__)))
+
+
+def find(name: str) -> Deformation:
+    """The model called `name`; ConfigError lists the known ones."""
+    if name not in names():
+        raise ConfigError(f"deformation = {name!r} is unknown; known: {', '.join(names())}.")
+    return cast(Deformation, importlib.import_module(f"{__name__}.{name}"))
+
+
+def frame_code(pose: HeadPose) -> Tensor:
+    """[D] code of one frame: expressions, joint angles and the root's rotation (shading changes with it). Zero when neutral."""
+    if len(pose) != 1:
+        raise ValueError(f"frame_code takes one frame, got {len(pose)}")
+    angles = torch.cat([pose.joints[0].reshape(-1), pose.rotation[0]])
+    return torch.cat([pose.expression[0], ANGLE_SCALE * angles])
+
+
+def code_size(expressions: int, joints: int) -> int:
+    """Length of a code for a head of that many expressions and joints."""
+    return expressions + 3 * joints + 3

@@ -1,0 +1,64 @@
+"""Blendshapes of Gaussians: corrections to mean, rotation and colour, linear in a few weights that the codes determine.
+
+Li et al. 2025, RGBAvatar: G(code) = G0 + Σ_k ψ_k(code) ΔG_k with K = 20. Here ψ(code) = f(code) − f(0), so that the neutral face
+is the canonical one, and f is linear or has one hidden layer. The corrections start at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from avatars.deform import DeformSettings, Rate
+from avatars.gaussians import CanonicalGaussians
+
+_COLUMNS = 10  # mean 3, quaternion 4, constant SH term 3
+
+
+def create(settings: DeformSettings, gaussians: CanonicalGaussians, code_size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """`each_basis` [N, 10, K] zero; the map from codes to K weights small and random."""
+    if settings.bases < 1:
+        raise ValueError(f"blendshapes need at least one basis, got {settings.bases}")
+    kind = {"dtype": gaussians.means.dtype, "device": gaussians.means.device}
+
+    def random(rows: int, columns: int) -> Tensor:
+        return (torch.randn(rows, columns, generator=generator) / columns**0.5).to(**kind)
+
+    each = torch.zeros(len(gaussians), _COLUMNS, settings.bases, **kind)
+    if settings.hidden == 0:
+        return {"each_basis": each, "output": random(settings.bases, code_size)}
+    return {
+        "each_basis": each,
+        "hidden": random(settings.hidden, code_size),
+        "hidden_bias": torch.zeros(settings.hidden, **kind),
+        "output": random(settings.bases, settings.hidden),
+    }
+
+
+def learning_rates(settings: DeformSettings, rates: Mapping[str, float]) -> dict[str, Rate]:
+    """Of the map, constant; of `each_basis`, in proportion to what it corrects."""
+    map_rate = Rate(settings.weight_rate)
+    # Quaternions and colours share a rate: colour's is the larger of the two by little, and both are relative anyway.
+    basis = Rate(settings.basis_rate * rates["means"], 3 * settings.bases, settings.color_rate * rates["sh"])
+    maps = ("output",) if settings.hidden == 0 else ("hidden", "hidden_bias", "output")
+    return {"each_basis": basis} | dict.fromkeys(maps, map_rate)
+
+
+def weights(parameters: dict[str, Tensor], code: Tensor) -> Tensor:
+    """[K] blending weights of a code [D]."""
+    if "hidden" not in parameters:
+        return parameters["output"] @ code
+    bias = parameters["hidden_bias"]
+    return parameters["output"] @ (torch.tanh(parameters["hidden"] @ code + bias) - torch.tanh(bias))
+
+
+def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians:
+    """Add the blended corrections."""
+    basis = parameters["each_basis"]
+    delta = basis @ weights(parameters, code)  # [N, 10]
+    sh = gaussians.sh.clone()
+    sh[:, 0] = sh[:, 0] + delta[:, 7:]
+    return replace(gaussians, means=gaussians.means + delta[:, :3], quats=gaussians.quats + delta[:, 3:7], sh=sh)

@@ -1,0 +1,138 @@
+"""The pictures of a tracked sequence as training wants them: decoded once, kept as bytes within a bound, prefetched.
+
+A `Batch` is one frame of the timeline seen by several cameras, cut to a window that holds the subject. Which frame and which cameras
+a step gets depends on the seed and the step's number alone, so that a resumed training sees what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatars.sequence import TrackedSequence
+from avatars.types import Cameras
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One frame, C cameras."""
+
+    t: int
+    camera_ids: tuple[int, ...]
+    cameras: Cameras  # cut to the window
+    images: Tensor  # [C, h, w, 3] uint8
+    masks: Tensor  # [C, h, w] uint8
+
+
+class PictureCache:
+    """Decoded pictures, the least recently used dropped beyond `megabytes`. Safe to use from several threads."""
+
+    def __init__(self, tracked: TrackedSequence, megabytes: float) -> None:
+        self.tracked = tracked
+        self.limit = int(megabytes * 1e6)
+        self.size = 0
+        self.kept: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, t: int, camera: int) -> tuple[np.ndarray, np.ndarray]:
+        """Picture [H, W, 3] and mask [H, W], uint8."""
+        with self.lock:
+            found = self.kept.get((t, camera))
+            if found is not None:
+                self.kept.move_to_end((t, camera))
+                return found
+        pair = self.tracked.image(t, camera), self.tracked.mask(t, camera)
+        with self.lock:
+            if (t, camera) not in self.kept:
+                self.kept[t, camera] = pair
+                self.size += pair[0].nbytes + pair[1].nbytes
+            while self.size > self.limit and len(self.kept) > 1:
+                _, (image, mask) = self.kept.popitem(last=False)
+                self.size -= image.nbytes + mask.nbytes
+        return pair
+
+
+def schedule(frames: np.ndarray, usable: np.ndarray, views: int, seed: int, step: int) -> tuple[int, tuple[int, ...]]:
+    """The frame and the cameras of a step: every epoch visits all `frames` once, in a new order.
+
+    frames [T'] timeline indices; usable [T, C] bool; at most `views` cameras.
+    """
+    epoch, position = divmod(step, len(frames))
+    t = int(frames[np.random.default_rng((seed, 1, epoch)).permutation(len(frames))[position]])
+    cameras = np.flatnonzero(usable[t])
+    chosen = np.random.default_rng((seed, 2, step)).permutation(cameras)[:views]
+    return t, tuple(sorted(int(c) for c in chosen))
+
+
+def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin: int = 12) -> Batch:
+    """Pictures cut to one common window size that holds the foreground of every one of them plus `margin` pixels."""
+    pairs = [cache.get(t, c) for c in camera_ids]
+    cameras = cache.tracked.cameras
+    boxes = [_box(mask, margin) for _, mask in pairs]
+    width = min(cameras.width, max(b[2] - b[0] for b in boxes))
+    height = min(cameras.height, max(b[3] - b[1] for b in boxes))
+    images, masks, Ks = [], [], cameras.Ks[list(camera_ids)].clone()
+    for i, ((image, mask), box) in enumerate(zip(pairs, boxes, strict=True)):
+        x = min(max((box[0] + box[2] - width) // 2, 0), cameras.width - width)
+        y = min(max((box[1] + box[3] - height) // 2, 0), cameras.height - height)
+        images.append(torch.from_numpy(np.ascontiguousarray(image[y : y + height, x : x + width])))
+        masks.append(torch.from_numpy(np.ascontiguousarray(mask[y : y + height, x : x + width])))
+        Ks[i, 0, 2] -= x
+        Ks[i, 1, 2] -= y
+    names = tuple(cameras.names[c] for c in camera_ids)
+    cut = Cameras(names, Ks, cameras.viewmats[list(camera_ids)], width, height)
+    return Batch(t, camera_ids, cut, torch.stack(images), torch.stack(masks))
+
+
+def batches(cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3) -> Iterator[Batch]:
+    """Endless batches of steps `first`, `first`+1, …, loaded by one thread that runs at most `ahead` of them in front."""
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        step = first
+        try:
+            while not stop.is_set():
+                put(load_batch(cache, *schedule(frames, usable, views, seed, step)))
+                step += 1
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
+            put(error)
+
+    thread = threading.Thread(target=work, name="pictures", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _box(mask: np.ndarray, margin: int) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the foreground and a margin; the whole picture when there is none."""
+    height, width = mask.shape
+    rows, columns = np.flatnonzero((mask > 25).any(1)), np.flatnonzero((mask > 25).any(0))
+    if not len(rows):
+        return 0, 0, width, height
+    return (
+        max(int(columns[0]) - margin, 0), max(int(rows[0]) - margin, 0),
+        min(int(columns[-1]) + 1 + margin, width), min(int(rows[-1]) + 1 + margin, height),
+    )  # fmt: skip

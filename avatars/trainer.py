@@ -1,0 +1,357 @@
+"""The state of a training and what one step does to it; `avatars.train` runs it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatars import deform, losses
+from avatars.avatar import Avatar, Timeline, bound, read_tensors
+from avatars.colors import CameraColors
+from avatars.errors import AvatarError
+from avatars.files import atomic_path
+from avatars.gaussians import (
+    CanonicalGaussians,
+    Refinement,
+    face_frames,
+    plan_refinement,
+    refine,
+    sample_surface,
+    with_colors,
+)  # fmt: skip
+from avatars.head import HeadModel
+from avatars.pictures import Batch, PictureCache
+from avatars.sequence import TrackedSequence
+from avatars.shell import View, sample_shell, seed_colors
+from avatars.train import Event, Split, TrainConfig
+from avatars.types import HeadPose
+from cuda_ext import ops
+
+_OWN = ("means", "quats", "log_scales", "logit_opacities", "sh")
+_CODES = ("expression", "joints", "rotation", "translation")
+_CODE_BETAS = (0.9, 0.99)  # equal time constants in first steps: a row's first update is then one learning rate
+
+
+class Trainer:
+    """Parameters, optimisers, statistics and the clock. Advance it batch by batch."""
+
+    def __init__(
+        self, tracked: TrackedSequence, head: HeadModel, split: Split, config: TrainConfig, cache: PictureCache, device: torch.device
+    ) -> None:
+        self.tracked, self.split, self.config, self.cache, self.device = tracked, split, config, cache, device
+        self.head = head.to(device)
+        self.shaped = self.head.shape(tracked.identity.to(device))
+        self.model = deform.find(config.deformation)
+        self.colors = CameraColors(len(tracked.cameras), config.color_ridge)
+        self.lpips = None
+        if config.lpips_weight > 0:
+            from avatars.metrics import load_lpips
+
+            self.lpips = load_lpips(config.lpips_weights)
+        self.step, self.elapsed, self.psnr, self.loss = 0, 0.0, 0.0, 0.0
+        self.first_step, self.first_elapsed = 0, 0.0
+        self.params: dict[str, Tensor] = {}
+
+    # start
+
+    def initialise(self) -> None:
+        """Place the Gaussians: on the mesh, and where the masks show more than the mesh; coloured from the pictures."""
+        config, head = self.config, self.head.to("cpu")
+        generator = torch.Generator().manual_seed(config.seed)
+        neutral = head.vertices(self.tracked.identity, head.neutral())[0]
+        frames = face_frames(neutral, head.faces)
+        views = self._views(6)
+        total = max(int(config.gaussians * config.initial), 1)
+        shell_count = int(total * config.shell)
+        shell = sample_shell(head, neutral, frames, views, shell_count, generator, config.sh_degree) if shell_count else None
+        surface = sample_surface(head, neutral, total - (0 if shell is None else len(shell)), generator, degree=config.sh_degree)
+        gaussians = surface if shell is None else CanonicalGaussians.cat([surface, shell])
+        colors = seed_colors(gaussians, views[:3], torch.tensor([0.45, 0.3, 0.25]))
+        gaussians = with_colors(gaussians, colors)
+        size = deform.code_size(head.E, head.J)
+        parameters = self.model.create(config.deform, gaussians, size, generator)
+        reach = (gaussians.means.norm(dim=1) + 1).clamp_min(1.5)
+        codes = {k: getattr(self.tracked.codes, k).clone() for k in _CODES}
+        self._adopt(gaussians, parameters, codes, reach)
+
+    def _views(self, count: int) -> list[View]:
+        """Posed frames spread over the training frames, with all training cameras."""
+        frames = self.split.frames[np.unique(np.linspace(0, len(self.split.frames) - 1, count).round().astype(int))]
+        views = []
+        head = self.head.to("cpu")
+        for t in frames.tolist():
+            ids = np.flatnonzero(self.split.cameras & self.tracked.valid[t]).tolist()
+            pairs = [self.cache.get(t, c) for c in ids]
+            vertices = head.vertices(self.tracked.identity, self.tracked.codes[t])[0]
+            posed = face_frames(vertices, head.faces)
+            views.append(View(posed, self.tracked.cameras[ids], np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])))
+        return views
+
+    def _adopt(self, gaussians: CanonicalGaussians, parameters: dict[str, Tensor], codes: dict[str, Tensor], reach: Tensor) -> None:
+        def leaf(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(self.device).contiguous().clone().requires_grad_()
+
+        self.face_ids = gaussians.face_ids.to(self.device)
+        self.reach = reach.to(self.device)
+        self.params = {k: leaf(getattr(gaussians, k)) for k in _OWN} | {f"deform.{k}": leaf(v) for k, v in parameters.items()}
+        self.codes = {k: leaf(v) for k, v in codes.items()}
+        frames = face_frames(self.head.vertices(self.shaped, self.head.neutral())[0], self.head.faces)
+        self.face_sizes = frames.sizes.detach()
+        self.unit = float(self.face_sizes[self.face_ids].median())  # metres per triangle unit, of a typical Gaussian
+        rates = self._rates(0.0)
+        self.adam = ops.Adam(
+            self.params,
+            {k: r.lr for k, r in rates.items()},
+            heads={k: r.head for k, r in rates.items() if r.head is not None},
+            tails={k: r.tail for k, r in rates.items() if r.head is not None},
+        )
+        self.code_adam = ops.Adam(self.codes, self._code_rates(0.0), betas=_CODE_BETAS)
+        self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
+
+    # schedule
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is used."""
+        c = self.config
+        parts = [self.step / c.steps if c.steps > 0 else 0.0, self.elapsed / (60 * c.minutes) if c.minutes > 0 else 0.0]
+        return min(max(parts), 1.0)
+
+    def _rates(self, fraction: float) -> dict[str, deform.Rate]:
+        c = self.config
+        decay = c.mean_decay**fraction
+        slow = decay**0.5
+        own = {
+            "means": c.mean_rate * decay / self.unit, "quats": c.quat_rate * slow, "log_scales": c.scale_rate * slow,
+            "logit_opacities": c.opacity_rate * slow, "sh": c.color_rate * slow,
+        }  # fmt: skip
+        rates = {k: deform.Rate(v) for k, v in own.items()}
+        rates["sh"] = deform.Rate(own["sh"], 3, own["sh"] / 10)
+        return rates | {f"deform.{k}": r for k, r in self.model.learning_rates(c.deform, own).items()}
+
+    def _code_rates(self, fraction: float) -> dict[str, float]:
+        c = self.config
+        slow = c.mean_decay ** (0.5 * fraction)
+        rates = {"expression": c.expression_rate, "joints": c.joint_rate, "rotation": c.joint_rate, "translation": c.translation_rate}
+        return {k: v * slow for k, v in rates.items()}
+
+    # one step
+
+    def advance(self, batch: Batch) -> Literal["step", "refine"]:
+        """Render, compare, move the parameters; densify when it is time."""
+        started = time.monotonic()
+        c = self.config
+        fraction = self.fraction
+        for k, rate in self._rates(fraction).items():
+            self.adam.lrs[k] = rate.lr
+            if rate.head is not None:
+                self.adam.tails[k] = rate.tail
+        self.code_adam.lrs.update(self._code_rates(fraction))
+        self._descend(batch, fraction)
+        self.step += 1
+        kind: Literal["step", "refine"] = "step"
+        if self.step % c.refine_every == 0:
+            self.colors.solve()
+            if fraction >= c.refine_from:
+                self._refine(fraction)
+                kind = "refine"
+        self.elapsed += time.monotonic() - started
+        return kind
+
+    def _descend(self, batch: Batch, fraction: float) -> None:
+        c = self.config
+        cameras = batch.cameras.to(self.device)
+        images, masks = batch.images, batch.masks
+        if fraction < c.half_until:
+            cameras, images, masks = _halved(cameras, images, masks)
+        rng = np.random.default_rng((c.seed, 3, self.step))
+        backgrounds = torch.from_numpy(rng.random((len(cameras), 3), dtype=np.float32)).to(self.device)
+        target, mask = losses.composite(images.to(self.device), masks.to(self.device), backgrounds)
+        ids = list(batch.camera_ids)
+        tuned = fraction >= c.deform_start
+        pose = HeadPose(*(self.codes[k][batch.t : batch.t + 1] for k in _CODES))
+        if not tuned:
+            pose = pose.detach()
+        vertices = self.head.vertices(self.shaped, pose)[0]
+        local = self._local()
+        if tuned:
+            local = self.model.apply(self._deform_params(), local, deform.frame_code(pose))
+        means, quats, scales = bound(local, vertices, self.head.faces)
+        splat = ops.splat(
+            means, quats, scales, local.logit_opacities, local.sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
+            backgrounds=backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
+        )  # fmt: skip
+        corrected = self.colors.correct(target, ids) if self.step >= 2 * c.refine_every else target
+        if corrected is not target:  # only the foreground went through the sensor
+            target = torch.lerp(target, corrected, mask[..., None])
+        with torch.no_grad():
+            weights = losses.attention(self.head, vertices.detach(), cameras, c.mouth_weight, c.eyes_weight)
+        loss = losses.photometric(splat.color, target, c.ssim_weight, weights)
+        loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], mask)
+        position, scale = losses.regularise(local, self.reach, c.max_scale)
+        loss = loss + c.position_weight * position + c.scale_weight * scale
+        if tuned and c.deform.regulariser > 0 and local.means is not self.params["means"]:
+            drift = (local.means - self.params["means"]).square().mean() + (local.sh[:, 0] - self.params["sh"][:, 0]).square().mean()
+            loss = loss + c.deform.regulariser * drift
+        if self.lpips is not None:
+            loss = loss + c.lpips_weight * self.lpips(splat.color, target).mean()
+        loss.backward()
+        self.adam.step()
+        self.adam.zero_grad()
+        if tuned and max(self.code_adam.lrs.values()) > 0:
+            self.code_adam.step(torch.tensor([batch.t], device=self.device))
+        self.code_adam.zero_grad()
+        if self.step % 5 == 0:
+            self._observe(splat.color.detach(), images.to(self.device), target, mask, ids, float(loss.detach()))
+
+    @torch.no_grad()
+    def _observe(self, rendered: Tensor, images: Tensor, target: Tensor, mask: Tensor, ids: list[int], loss: float) -> None:
+        """Running PSNR, and the sums of the colour corrections, over a sparse grid of foreground pixels."""
+        grid = (slice(None), slice(self.step % 3, None, 3), slice(self.step % 2, None, 3))
+        solid = mask[grid] > 0.98
+        error = ((rendered[grid] - target[grid]) ** 2)[solid].mean().clamp_min(1e-8) if bool(solid.any()) else torch.tensor(1.0)
+        psnr = float(-10 * torch.log10(error))
+        mix = 0.0 if self.psnr == 0 else 0.9
+        self.psnr, self.loss = mix * self.psnr + (1 - mix) * psnr, mix * self.loss + (1 - mix) * loss
+        pictures = images[grid].to(rendered.dtype) / 255
+        for i, camera in enumerate(ids):
+            chosen = solid[i]
+            self.colors.observe(camera, rendered[grid][i][chosen].cpu(), pictures[i][chosen].cpu())
+
+    def _local(self) -> CanonicalGaussians:
+        return CanonicalGaussians(self.face_ids, *(self.params[k] for k in _OWN))
+
+    def _deform_params(self) -> dict[str, Tensor]:
+        return {k.removeprefix("deform."): v for k, v in self.params.items() if k.startswith("deform.")}
+
+    # densification
+
+    @torch.no_grad()
+    def _refine(self, fraction: float) -> None:
+        c = self.config
+        gaussians = self._local().detach()
+        sizes = gaussians.log_scales.amax(1).exp() * self.face_sizes[self.face_ids]
+        growing = fraction <= c.refine_until
+        # The number of Gaussians follows a line from what there is at the start to the budget.
+        start = c.gaussians * c.initial
+        along = min((fraction - c.refine_from) / max(c.refine_until - c.refine_from, 1e-9), 1.0)
+        goal = int(start + (c.gaussians - start) * along) if growing else 0
+        s = self.statistics
+        plan = plan_refinement(
+            gaussians, s.grad_norm / s.count.clamp_min(1), s.count, sizes, grow=0, split_size=c.split_size,
+        )  # fmt: skip
+        grow = max(goal - len(plan.keep), 0)
+        if grow:
+            plan = plan_refinement(
+                gaussians, s.grad_norm / s.count.clamp_min(1), s.count, sizes, grow=grow, split_size=c.split_size,
+            )  # fmt: skip
+        if len(plan.keep) == len(gaussians) and not len(plan.parents):
+            s.reset()
+            return
+        generator = torch.Generator().manual_seed(hash((c.seed, self.step)) & 0x7FFFFFFF)
+        refined = refine(gaussians, plan, generator)
+        self.face_ids = refined.face_ids
+        self.reach = _rows(self.reach, plan)
+        for name in self.params:
+            own = name in _OWN
+            if not own and not name.startswith(f"deform.{deform.PER_GAUSSIAN}"):
+                continue
+            value = getattr(refined, name) if own else _rows(self.params[name].detach(), plan)
+            moments = [_rows(moment[name], plan, fresh=True) for moment in (self.adam.m, self.adam.v)]
+            self.params[name] = value.contiguous().requires_grad_()
+            self.adam.replace(name, self.params[name], *moments)
+        self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
+
+    # persistence and results
+
+    def event(self, kind: Literal["start", "step", "refine", "checkpoint", "done"]) -> Event:
+        """The figures of the moment."""
+        seconds = self.elapsed - self.first_elapsed
+        rate = (self.step - self.first_step) / seconds if seconds > 0 else 0.0
+        fraction = self.fraction
+        left = self.elapsed * (1 - fraction) / fraction if fraction > 0 else 0.0
+        return Event(kind, self.step, fraction, self.elapsed, left, rate, len(self.face_ids), self.psnr, self.loss)
+
+    def save(self, path: Path, key: str) -> None:
+        """Write everything, atomically."""
+        from safetensors.torch import save_file
+
+        tensors = {f"params.{k}": v for k, v in self.params.items()} | {f"codes.{k}": v for k, v in self.codes.items()}
+        tensors |= {f"adam.{k}": v for k, v in self.adam.state_dict().items()}
+        tensors |= {f"code_adam.{k}": v for k, v in self.code_adam.state_dict().items()}
+        tensors |= {f"colors.{k}": v for k, v in self.colors.state().items()}
+        s = self.statistics
+        tensors |= {"face_ids": self.face_ids, "reach": self.reach}
+        tensors |= {f"statistics.{k}": getattr(s, k) for k in ("grad_norm", "count", "max_radius", "contributions")}
+        clock = {"step": self.step, "elapsed": self.elapsed, "psnr": self.psnr, "loss": self.loss, "unit": self.unit, "key": key}
+        with atomic_path(path) as temporary:
+            plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+            save_file(plain, temporary, metadata={"clock": json.dumps(clock)})
+
+    def resume(self, path: Path, key: str) -> bool:
+        """Take up a checkpoint of the same inputs; False when there is none. AvatarError when it is damaged."""
+        if not path.exists():
+            return False
+        from safetensors import safe_open
+
+        remedy = f"Delete {path} to train from the start."
+        tensors = read_tensors(path, remedy)
+        try:
+            with safe_open(path, "pt") as file:
+                clock = json.loads(file.metadata()["clock"])
+            if clock["key"] != key:
+                return False
+            gaussians = CanonicalGaussians(tensors["face_ids"], *(tensors[f"params.{k}"] for k in _OWN))
+            parameters = {k.removeprefix("params.deform."): v for k, v in tensors.items() if k.startswith("params.deform.")}
+            self._adopt(gaussians, parameters, {k: tensors[f"codes.{k}"] for k in _CODES}, tensors["reach"])
+            self.unit = float(clock["unit"])  # of the Gaussians at the start
+            for prefix, adam in (("adam.", self.adam), ("code_adam.", self.code_adam)):
+                adam.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            self.colors.load({k.removeprefix("colors."): v for k, v in tensors.items() if k.startswith("colors.")})
+            for k in ("grad_norm", "count", "max_radius", "contributions"):
+                getattr(self.statistics, k).copy_(tensors[f"statistics.{k}"])
+            self.step, self.elapsed, self.psnr, self.loss = clock["step"], clock["elapsed"], clock["psnr"], clock["loss"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise AvatarError(f"{path} is damaged ({error!r}). {remedy}") from None
+        self.first_step, self.first_elapsed = self.step, self.elapsed
+        return True
+
+    def avatar(self, key: str = "") -> Avatar:
+        """What has been learnt so far, as an avatar on the CPU; held-out frames keep their tracked codes."""
+        names = self.tracked.cameras.names
+        trained = [n for n, use in zip(names, self.split.cameras, strict=True) if use]
+        held_out = tuple(n for n in names if n not in trained)
+        codes = HeadPose(*(self.codes[k].detach().cpu().clone() for k in _CODES))
+        timeline = Timeline(
+            codes, self.tracked.segments, self.tracked.fps, self.tracked.cameras, str(self.tracked.folder.resolve()), held_out,
+            self.split.held_out_sequences,
+        )  # fmt: skip
+        provenance = {"inputs": key, "steps": self.step, "seconds": self.elapsed, "psnr": self.psnr, "capture": self.tracked.capture}
+        return Avatar(
+            self.head.to("cpu"), self.tracked.identity, self._local().detach().to("cpu"), self.config.deformation, self.config.deform,
+            {k: v.detach().cpu().clone() for k, v in self._deform_params().items()},
+            {n: self.colors.affine[i] for i, n in enumerate(names) if n in trained}, timeline, provenance,
+        )  # fmt: skip
+
+
+def _rows(tensor: Tensor, plan: Refinement, fresh: bool = False) -> Tensor:
+    """A per-Gaussian tensor after a refinement; `fresh`: new rows start at zero."""
+    new = tensor[plan.parents]
+    return torch.cat([tensor[plan.keep], torch.zeros_like(new) if fresh else new])
+
+
+def _halved(cameras, images: Tensor, masks: Tensor):
+    """Cameras, pictures and masks at half of the size (2×2 means; an odd last row or column is dropped)."""
+    h, w = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
+    cut = images[:, :h, :w].float().unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2)).mean((2, 4))
+    soft = masks[:, :h, :w].float().unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2)).mean((2, 4))
+    from dataclasses import replace
+
+    scale = torch.tensor([0.5, 0.5, 1.0], dtype=cameras.Ks.dtype, device=cameras.Ks.device)
+    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=w // 2, height=h // 2), cut, soft
