@@ -104,9 +104,12 @@ class Avatar:
             return self.head.vertices(self._shaped, pose)
 
     def recolored(self, image: Image, cameras: Cameras) -> Image:
-        """The image as these cameras' sensors would have recorded it; cameras that were not calibrated stay as they are."""
+        """What these cameras' sensors would have recorded; `image` must have been rendered over black.
+
+        Cameras whose colours were not learnt stay as they are.
+        """
         affine = torch.stack([self.colors.get(n, identity_color(image.color)) for n in cameras.names]).to(image.color)
-        color = torch.einsum("cij,chwj->chwi", affine[:, :, :3], image.color) + affine[:, None, None, :, 3]
+        color = torch.einsum("cij,chwj->chwi", affine[:, :, :3], image.color) + image.alpha * affine[:, None, None, :, 3]
         return replace(image, color=color.clamp(0, 1))
 
     def audio(self, sequence: str) -> Path | None:

@@ -332,7 +332,10 @@ class Trainer:
             codes, self.tracked.segments, self.tracked.fps, self.tracked.cameras, str(self.tracked.folder.resolve()), held_out,
             self.split.held_out_sequences,
         )  # fmt: skip
-        provenance = {"inputs": key, "steps": self.step, "seconds": self.elapsed, "psnr": self.psnr, "capture": self.tracked.capture}
+        provenance = {
+            "inputs": key, "steps": self.step, "seconds": self.elapsed, "psnr": self.psnr, "capture": self.tracked.capture,
+            "held_out_last": self.config.held_out_last,
+        }  # fmt: skip
         return Avatar(
             self.head.to("cpu"), self.tracked.identity, self._local().detach().to("cpu"), self.config.deformation, self.config.deform,
             {k: v.detach().cpu().clone() for k, v in self._deform_params().items()},
