@@ -191,7 +191,7 @@ def rasterize(
                 power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
                 raw = opacities[camera, ids, None] * power.clamp_max(0).exp()
                 alpha = torch.where(raw >= ALPHA_MIN, raw.clamp_max(ALPHA_MAX), 0)
-                through = torch.cumprod(torch.cat([torch.ones_like(alpha[:1]), 1 - alpha]), 0)  # [n + 1, pixels]
+                through = torch.cumprod(torch.cat([torch.ones_like(px.reshape(1, -1)), 1 - alpha]), 0)  # [n + 1, pixels]
                 weight = alpha * through[:-1]
                 values = torch.cat([colors[camera, ids], depths[camera, ids, None]], -1)
                 summed = weight.T @ values  # [pixels, 4]
