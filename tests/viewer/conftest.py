@@ -1,0 +1,59 @@
+"""A real browser for the viewer's tests, and pages opened in it. Screenshots stay in test-artifacts/viewer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ARTIFACTS = ROOT / "test-artifacts" / "viewer"
+sys.path.insert(0, str(Path(__file__).parent))  # synthetic.py
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """Headless Chromium; skips where there is none, saying so."""
+    from viewer.browser import chromium, missing
+
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable]:
+    """open_page(viewer, width, height) → a page whose first exact picture has arrived."""
+    from viewer.browser import open_viewer
+
+    contexts = []
+
+    def opener(viewer, width: int = 900, height: int = 560):
+        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        open_viewer(page, viewer.url)
+        return page
+
+    yield opener
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def keep(request: pytest.FixtureRequest) -> Callable:
+    """keep(page, name): a screenshot as a test artefact."""
+
+    def shoot(page, name: str) -> Path:
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        path = ARTIFACTS / f"{name}.png"
+        page.screenshot(path=str(path))
+        return path
+
+    return shoot

@@ -1,0 +1,260 @@
+"""The viewer as a server: one stage, many browsers, each with a session, panels and a bar of its own.
+
+`serve` opens an avatar folder and blocks until interrupted; `Viewer` serves any stage and is what tests and the
+benchmark use. Listens on loopback behind a token (see `viewer.security`); viser's public sharing is switched off.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import secrets
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avatars.errors import UserError
+from viewer.bar import Bar
+from viewer.cameras import Orbit, orbit
+from viewer.display import ImageDisplay
+from viewer.loop import RenderLoop
+from viewer.page import Page
+from viewer.panels import Panels
+from viewer.security import Gate, guarded
+from viewer.session import Session
+from viewer.stage import Stage
+
+log = logging.getLogger(__name__)
+
+BRAND = (74, 144, 226)
+PANEL_WIDTH = 340
+
+
+@dataclass
+class _Guest:
+    """Everything of one connected browser."""
+
+    key: str
+    session: Session
+    display: ImageDisplay
+    panels: Panels
+    shown_version: int = -1
+
+
+class Viewer:
+    """`with Viewer(stage) as viewer: print(viewer.url)`."""
+
+    def __init__(
+        self, stage: Stage, host: str = "127.0.0.1", port: int = 0, token: str | None = None, hosts: tuple[str, ...] = ()
+    ) -> None:
+        import viser
+        from viser import _messages as messages
+
+        self.stage = stage
+        self.gate = Gate(token or secrets.token_urlsafe(24), (*hosts, *(() if host in ("0.0.0.0", "::") else (host,))))
+        self.loop = RenderLoop(stage)
+        self.guests: dict[int, _Guest] = {}
+        self._curves: dict[str, np.ndarray] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        page = Page(f"{stage.name} · Avatar viewer", Path(viser.__file__).parent / "client/build/index.html", self._sound)
+        bar = Bar(self._find, self.curve)
+        with guarded(self.gate, page.answer, bar.socket), _quiet():
+            self.server = viser.ViserServer(host=host, port=port, verbose=False, label=stage.name)
+        # Any client may ask viser for a public tunnel to this machine; nobody may here.
+        for message in (messages.ShareUrlRequest, messages.ShareUrlDisconnect):
+            self.server._websock_server.unregister_handler(message)
+        self._dress(self.server)
+        self.server.on_client_connect(self._arrive)
+        self.server.on_client_disconnect(self._leave)
+        self._keeper = threading.Thread(target=self._keep_panels, name="viewer-panels", daemon=True)
+
+    def __enter__(self) -> Viewer:
+        self.loop.__enter__()
+        self._keeper.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for guest in list(self.guests.values()):
+            guest.display.close()
+        self.loop.stop()
+        self.server.stop()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.server.get_port()
+
+    @property
+    def url(self) -> str:
+        """The complete link, with the token."""
+        host = self.server.get_host()
+        return f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{self.port}/?token={self.gate.token}"
+
+    def curve(self, session: Session) -> np.ndarray | None:
+        """PSNR per frame [T] (NaN: not yet measured) of the camera that a session compares through, else None."""
+        camera = session.camera
+        return self._curves.get(camera) if camera is not None else None
+
+    # Guests ------------------------------------------------------------------------------------------------------
+
+    def _dress(self, server: Any) -> None:
+        place = self.stage.place
+        start = orbit(place, "Front", 1.2)
+        server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False, brand_color=BRAND, control_width="medium")
+        server.gui.main_panel.dock_right()
+        server.gui.main_panel.set_width(PANEL_WIDTH)
+        server.scene.set_up_direction(tuple(place.up))
+        server.scene.world_axes.visible = False
+        server.initial_camera.position = tuple(start.position)
+        server.initial_camera.look_at = tuple(start.look_at)
+        server.initial_camera.up = tuple(start.up)
+        server.initial_camera.fov = start.fov
+
+    def _arrive(self, client: Any) -> None:
+        key = secrets.token_urlsafe(16)
+        session: Session
+
+        def place_camera(target: Orbit) -> None:
+            with client.atomic():
+                client.camera.up_direction = target.up
+                client.camera.position = target.position
+                client.camera.look_at = target.look_at
+                client.camera.fov = target.fov
+
+        def acknowledged(seconds: float) -> None:
+            session.acknowledged(seconds)
+
+        display = ImageDisplay(client, acknowledged)
+        session = Session(self.stage, self.loop, display, place_camera)
+        panels = Panels(client, session)
+        client.gui.add_html(f'<i id="session" data-key="{html.escape(key, quote=True)}" hidden></i>', order=1e6)
+        guest = _Guest(key, session, display, panels)
+        with self._lock:
+            if client.client_id not in self.server.get_clients():
+                display.close()
+                return
+            self.guests[client.client_id] = guest
+
+        async def moved(camera: Any) -> None:
+            session.camera_moved(camera.wxyz, camera.position, camera.fov, camera.image_width, camera.image_height)
+
+        client.camera.on_update(moved)
+        camera = client.camera
+        session.camera_moved(camera.wxyz, camera.position, camera.fov, camera.image_width, camera.image_height)
+        session.look_from("Front")
+        self.loop.add(session)
+
+    def _leave(self, client: Any) -> None:
+        with self._lock:
+            guest = self.guests.pop(client.client_id, None)
+        if guest is not None:
+            guest.display.close()
+            self.loop.remove(guest.session)
+
+    def _find(self, key: str) -> tuple[Session, dict[str, Callable[[], None]]] | None:
+        with self._lock:
+            guests = list(self.guests.values())
+        for guest in guests:
+            if secrets.compare_digest(guest.key.encode(), key.encode("utf-8", "replace")):
+                return guest.session, {"snapshot": guest.panels.save_picture}
+        return None
+
+    def _sound(self, key: str, number: int) -> Path | None:
+        timeline = self.stage.timeline
+        if timeline is None or not 0 <= number < len(timeline.segments) or self._find(key) is None:
+            return None
+        return self.stage.sound(timeline.segments[number].name)
+
+    # Upkeep ------------------------------------------------------------------------------------------------------
+
+    def _keep_panels(self) -> None:
+        """Refresh panels some time after something changed: rarely while playing, since 52 sliders are not free."""
+        while not self._stopped.wait(0.15):
+            with self._lock:
+                guests = list(self.guests.values())
+            for guest in guests:
+                try:
+                    self._keep(guest)
+                except Exception:
+                    log.exception("a panel could not be refreshed")
+
+    def _keep(self, guest: _Guest) -> None:
+        session = guest.session
+        if session.camera is not None and self.stage.has_truth and session.camera not in self._curves:
+            self._measure(session.camera)
+        version = session.version
+        if version != guest.shown_version and not session.transport.playing:
+            guest.shown_version = version
+            guest.panels.refresh()
+
+    def _measure(self, camera: str) -> None:
+        timeline = self.stage.timeline
+        if timeline is None:
+            return
+        curve = np.full(timeline.length, np.nan)
+        self._curves[camera] = curve
+
+        def task() -> Iterator[None]:
+            for frame in range(len(curve)):
+                value = self.stage.psnr(frame, camera)
+                curve[frame] = np.nan if value is None else value
+                yield
+
+        self.loop.background(task())
+
+
+def serve(
+    avatar_dir: str | Path,
+    tracked_dir: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    open_browser: bool = True,
+    token: str | None = None,
+    announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> None:
+    """Serve an avatar folder until Ctrl-C. `port` 0 takes any free port; `token` None makes a new one."""
+    from viewer.avatar_stage import open_stage
+
+    if not 0 <= port <= 65535:
+        raise UserError(f"port {port} does not exist; use 0 (any free port) or 1–65535.")
+    stage = open_stage(avatar_dir, tracked_dir)
+    try:
+        viewer = Viewer(stage, host, port, token)
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}:{port}: {error}. Try --port 0.") from None
+    with viewer:
+        announce(f"The viewer is open at\n  {viewer.url}\nThe link contains its password. Press Ctrl-C to stop.")
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            announce(f"It can be reached from other machines (--host {host}), unencrypted. Use only in a network you trust.")
+        if open_browser:
+            webbrowser.open(viewer.url)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            announce("Stopped.")
+
+
+class _quiet:
+    """Swallow the banner that viser prints: it shows a link without the token."""
+
+    def __enter__(self) -> None:
+        import io
+
+        import rich
+
+        self._console = rich.get_console()
+        self._file = self._console.file
+        self._console.file = io.StringIO()
+
+    def __exit__(self, *_: object) -> None:
+        self._console.file = self._file
+
+

@@ -1,0 +1,356 @@
+"""The stage of a trained avatar: poses it, draws it with the project's renderer, and sets it beside its capture.
+
+Comparisons are made on the picture of the capture's camera, cut out by its matte and laid over the viewer's
+background, so that what differs is the person and not the studio's wall. Through a camera of the capture the avatar is
+shown in that sensor's colours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatars.avatar import Avatar, load_avatar
+from avatars.errors import AvatarError
+from avatars.metrics import psnr
+from avatars.pictures import PictureCache
+from avatars.playback import rest_pose
+from avatars.render import render
+from avatars.render.mesh import head_colors, render_mesh
+from avatars.sequence import TrackedSequence, load_tracked
+from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
+from avatars.types import Cameras, Gaussians, HeadPose, Mesh
+from viewer.cameras import Rect, fit, fitted_fov
+from viewer.stage import LAYERS, Controls, Place, Request, Timeline
+
+NECK_SHARE = 0.4  # of a turn of the head is done by the neck
+CURVE_HEIGHT = 240  # pictures for the PSNR curve are at most this tall
+_KEPT_POSES = 4
+
+
+class AvatarStage:
+    """See `viewer.stage.Stage`. `tracked` brings the truth pictures; without it there is nothing to compare with."""
+
+    def __init__(self, avatar: Avatar, tracked: TrackedSequence | None = None, backend: str = "auto", name: str | None = None) -> None:
+        self.avatar, self.tracked, self.backend = avatar, tracked, backend
+        line = avatar.timeline
+        self.name = name or (avatar.folder.name if avatar.folder is not None else "avatar")
+        self.expression_names = tuple(avatar.head.expression_names)
+        self.timeline = Timeline(line.fps, line.segments) if line.frame_count else None
+        self.camera_names = tuple(line.cameras.names)
+        self.layers = LAYERS
+        self.has_truth = tracked is not None and bool(self.camera_names) and line.frame_count > 0
+        self._pictures = PictureCache(tracked, megabytes=200) if tracked is not None else None
+        self._rest = rest_pose(avatar)
+        self._track = _Track(line.codes) if line.frame_count else None
+        self._posed: OrderedDict[tuple[float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
+        self.place = self._find_place()
+        self.figures = self._figures()
+
+    # Facts -------------------------------------------------------------------------------------------------------
+
+    def weights(self, time: float) -> np.ndarray:
+        """See `viewer.stage.Stage`."""
+        if self._track is None:
+            return np.zeros(len(self.expression_names))
+        return self._track.at(time, self._stop(time)).expression[0].cpu().numpy()
+
+    def trained_range(self) -> np.ndarray | None:
+        """See `viewer.stage.Stage`."""
+        if self._track is None:
+            return None
+        expression = self.avatar.timeline.codes.expression
+        return torch.stack([expression.amin(0), expression.amax(0)], 1).cpu().numpy()
+
+    def view(self, camera: str, aspect: float) -> tuple[tuple[float, ...], float]:
+        """See `viewer.stage.Stage`."""
+        cameras = self.avatar.timeline.cameras.select([camera])
+        viewmat = cameras.viewmats[0].double().cpu().numpy()
+        fov = 2 * math.atan(cameras.height / 2 / float(cameras.Ks[0, 1, 1]))
+        return tuple(float(v) for v in viewmat.ravel()), fitted_fov(fov, cameras.width, cameras.height, aspect)
+
+    def sound(self, sequence: str) -> Path | None:
+        """See `viewer.stage.Stage`."""
+        return self.avatar.audio(sequence) or (self.tracked.audio(sequence) if self.tracked is not None else None)
+
+    def psnr(self, frame: int, camera: str) -> float | None:
+        """See `viewer.stage.Stage`."""
+        truth = self._truth(frame, camera, (1.0, 1.0, 1.0))
+        if truth is None:
+            return None
+        cameras = self.avatar.timeline.cameras.select([camera])
+        scale = min(1.0, CURVE_HEIGHT / cameras.height)
+        size = max(round(cameras.width * scale), 1), max(round(cameras.height * scale), 1)
+        _, gaussians = self._pose(float(frame), Controls())
+        rendered = self._draw(gaussians, cameras.resized(*size), (1.0, 1.0, 1.0))
+        picture, mask = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in truth)
+        value = psnr(torch.from_numpy(rendered)[None], torch.from_numpy(picture)[None], torch.from_numpy((mask > 0.5).astype(np.float32))[None])
+        return float(value) if torch.isfinite(value).all() else None
+
+    # Pictures ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def render(self, request: Request) -> np.ndarray:
+        """See `viewer.stage.Stage`."""
+        width, height = request.width, request.height
+        background = tuple(c / 255 for c in request.background)
+        if request.mode == "Render" or request.camera is None:
+            cameras, _ = self._cameras(request, Rect(0, 0, width, height))
+            return _bytes(self._layer(request, cameras, background))
+        frame = int(request.time)
+        truth = self._truth(frame, request.camera, background)
+        if truth is None:
+            raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
+        canvas = np.empty((height, width, 3), np.float32)
+        canvas[:] = background
+        if request.mode == "Side by side":
+            half = width // 2
+            for offset, shown in ((0, "Truth"), (width - half, "Render")):
+                cameras, rect = self._cameras(request, Rect(offset, 0, half, height), cut=True)
+                picture = _resized(truth[0], rect) if shown == "Truth" else self._layer(request, cameras, background)
+                _paste(canvas, picture, rect)
+            return _bytes(canvas)
+        cameras, rect = self._cameras(request, Rect(0, 0, width, height), cut=True)
+        picture = _resized(truth[0], rect)
+        if request.mode != "Truth":
+            rendered = self._layer(request, cameras, background)
+            if request.mode == "Wipe":
+                at = min(max(round(request.wipe * width) - rect.x, 0), rect.width)
+                picture = np.concatenate([picture[:, :at], rendered[:, at:]], 1)
+            else:
+                picture = _heat(np.abs(rendered - picture).mean(2), request.gain)
+                canvas[:] = 0
+        _paste(canvas, picture, rect)
+        return _bytes(canvas)
+
+    def _layer(self, request: Request, cameras: Cameras, background: tuple[float, ...]) -> np.ndarray:
+        pose, gaussians = self._pose(request.time, request.controls)
+        if request.layer == "Mesh" or request.layer == "Normals":
+            mesh = Mesh(self.avatar.vertices(pose), self.avatar.head.faces)
+            if request.layer == "Mesh":
+                image = render_mesh(mesh, cameras, head_colors(self.avatar.head), background)
+            else:
+                image = render_mesh(mesh, cameras, _normal_colors(mesh), background, shaded=False)
+            return image.color[0].float().cpu().numpy()
+        if request.layer == "Splats":
+            small = torch.full_like(gaussians.scales, 0.0006)
+            gaussians = replace(gaussians, scales=small, opacities=torch.full_like(gaussians.opacities, 0.95))
+        elif request.layer in ("Coverage", "Depth"):
+            image = render(gaussians, cameras, torch.zeros(3), self.backend)
+            alpha = image.alpha[0, ..., 0].cpu().numpy()
+            if request.layer == "Coverage" or image.depth is None:
+                return np.repeat(alpha[..., None], 3, 2)
+            return self._depth_colors(image.depth[0, ..., 0].cpu().numpy(), alpha, cameras, background)
+        return self._draw(gaussians, cameras, background)
+
+    def _draw(self, gaussians: Gaussians, cameras: Cameras, background: tuple[float, ...]) -> np.ndarray:
+        """[H, W, 3] over the background; in the sensor's colours where the camera is one of the capture's."""
+        affine = self.avatar.colors.get(cameras.names[0])
+        if affine is None:
+            image = render(gaussians, cameras, torch.tensor(background), self.backend)
+            return image.color[0].float().cpu().numpy()
+        image = render(gaussians, cameras, torch.zeros(3), self.backend)
+        affine, alpha = affine.to(image.color), image.alpha[0]
+        # The sensor's offset belongs to the head alone, so it counts as far as the head covers the pixel.
+        color = image.color[0] @ affine[:, :3].T + alpha * affine[:, 3] + (1 - alpha) * torch.tensor(background).to(alpha)
+        return color.clamp(0, 1).float().cpu().numpy()
+
+    def _depth_colors(self, depth: np.ndarray, alpha: np.ndarray, cameras: Cameras, background: tuple[float, ...]) -> np.ndarray:
+        centre = torch.tensor(self.place.centre, dtype=cameras.viewmats.dtype, device=cameras.viewmats.device)
+        middle = float((cameras.viewmats[0, :3, :3] @ centre + cameras.viewmats[0, :3, 3])[2])
+        near, far = middle - self.place.radius, middle + self.place.radius
+        level = np.clip((far - depth) / (far - near), 0, 1)
+        color = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1] / np.float32(255)
+        cover = (alpha > 0.5)[..., None]
+        return np.where(cover, color, np.asarray(background, np.float32)).astype(np.float32)
+
+    def _truth(self, frame: int, camera: str, background: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+        if self.tracked is None or self._pictures is None or camera not in self.tracked.cameras.names:
+            return None
+        index = self.tracked.cameras.names.index(camera)
+        if frame >= self.tracked.frame_count or not self.tracked.valid[frame, index]:
+            return None
+        picture, mask = self._pictures.get(frame, index)
+        alpha = mask.astype(np.float32)[..., None] / 255
+        color = picture.astype(np.float32) / 255 * alpha + np.asarray(background, np.float32) * (1 - alpha)
+        return color, alpha[..., 0]
+
+    # Cameras and poses -------------------------------------------------------------------------------------------
+
+    def _cameras(self, request: Request, canvas: Rect, cut: bool = False) -> tuple[Cameras, Rect]:
+        """The camera that draws onto `canvas`; with `cut`, only where the capture's picture lies in it."""
+        if request.camera is None:
+            focal = canvas.height / 2 / math.tan(request.fov / 2)
+            K = torch.tensor([[focal, 0, canvas.width / 2], [0, focal, canvas.height / 2], [0, 0, 1]])
+            viewmat = torch.tensor(request.viewmat).reshape(4, 4)
+            return Cameras(("free",), K[None], viewmat[None], canvas.width, canvas.height), canvas
+        source = self.avatar.timeline.cameras.select([request.camera])
+        rect = fit(source.width, source.height, canvas)
+        scaled = source.resized(rect.width, rect.height)
+        if cut:
+            return scaled, rect
+        Ks = scaled.Ks.clone()
+        Ks[:, 0, 2] += rect.x - canvas.x
+        Ks[:, 1, 2] += rect.y - canvas.y
+        return replace(scaled, Ks=Ks, width=canvas.width, height=canvas.height), canvas
+
+    def _stop(self, time: float) -> int:
+        assert self.timeline is not None
+        return self.timeline.segment_at(time).stop
+
+    def _pose(self, time: float, controls: Controls) -> tuple[HeadPose, Gaussians]:
+        key = (time, controls)
+        if key in self._posed:
+            self._posed.move_to_end(key)
+            return self._posed[key]
+        pose = self._posed_head(time, controls)
+        result = pose, self.avatar.at(pose)
+        self._posed[key] = result
+        while len(self._posed) > _KEPT_POSES:
+            self._posed.popitem(last=False)
+        return result
+
+    def _posed_head(self, time: float, controls: Controls) -> HeadPose:
+        head = self.avatar.head
+        pose = self._track.at(time, self._stop(time)) if self._track is not None and controls.follow else self._rest
+        expression, joints = pose.expression.clone(), pose.joints.clone()
+        for name, weight in controls.held:
+            expression[0, self.expression_names.index(name)] = weight
+        rotation, translation = pose.rotation, pose.translation
+        at = head.joint_names.index
+        if controls.still:
+            rotation, translation = self._rest.rotation, self._rest.translation
+            for name in ("neck", "head"):
+                joints[0, at(name)] = self._rest.joints[0, at(name)]
+        turn, nod, tilt = (math.radians(a) for a in controls.head)
+        side, up = (math.radians(a) for a in controls.gaze)
+        # Head axes: y up, z forward, x to the subject's left.
+        for name, vector in (
+            ("neck", (NECK_SHARE * nod, NECK_SHARE * turn, -NECK_SHARE * tilt)),
+            ("head", ((1 - NECK_SHARE) * nod, (1 - NECK_SHARE) * turn, -(1 - NECK_SHARE) * tilt)),
+            ("eye_left", (-up, side, 0.0)),
+            ("eye_right", (-up, side, 0.0)),
+        ):
+            if any(vector):
+                joints[0, at(name)] = _turned(joints[0, at(name)], vector)
+        return HeadPose(expression, joints, rotation, translation)
+
+    def _find_place(self) -> Place:
+        gaussians = self.avatar.at(self._rest)
+        head = self.avatar.head
+        torso = [i for i, n in enumerate(head.region_names) if n in ("torso", "neck")]
+        region = head.face_regions.long()[self.avatar.gaussians.face_ids]
+        of_head = ~torch.isin(region, torch.tensor(torso, dtype=region.dtype, device=region.device))
+        points = (gaussians.means[of_head] if bool(of_head.any()) else gaussians.means).double().cpu()
+        points = points if len(points) else torch.zeros(1, 3, dtype=torch.float64)
+        low, high = points.quantile(0.02, 0), points.quantile(0.98, 0)
+        centre = (low + high) / 2
+        radius = float((points - centre).norm(dim=1).quantile(0.99))
+        R = axis_angle_to_matrix(self._rest.rotation[0].double().cpu())
+        return Place(tuple(centre.tolist()), tuple(R[:, 2].tolist()), tuple(R[:, 1].tolist()), max(1.12 * radius, 0.02))
+
+    def _figures(self) -> dict[str, str]:
+        line = self.avatar.timeline
+        figures = {
+            "Gaussians": f"{len(self.avatar.gaussians):,}".replace(",", " "),
+            "Size": f"{self.avatar.megabytes:.1f} MB",
+            "Head": self.avatar.head.name,
+            "Deformation": self.avatar.deformation,
+            "Sequences": ", ".join(s.name for s in line.segments) or "none",
+            "Cameras": str(len(line.cameras.names)),
+        }
+        if line.held_out_cameras:
+            figures["Held-out cameras"] = ", ".join(line.held_out_cameras)
+        if line.held_out_sequences:
+            figures["Held-out sequences"] = ", ".join(line.held_out_sequences)
+        if not self.has_truth:
+            figures["Truth"] = "no tracked folder: comparisons are off"
+        return figures
+
+
+class _Track:
+    """Recorded poses, also between frames: rotations are blended as quaternions, since axis-angles jump near π."""
+
+    def __init__(self, codes: HeadPose) -> None:
+        self.codes = codes
+        self.roots = matrix_to_quat(axis_angle_to_matrix(codes.rotation))
+        self.joints = matrix_to_quat(axis_angle_to_matrix(codes.joints))
+
+    def at(self, time: float, stop: int) -> HeadPose:
+        """The pose at `time`, not blending into the sequence that begins at `stop`."""
+        first = min(max(int(time), 0), stop - 1)
+        second, share = min(first + 1, stop - 1), time - int(time)
+        if share < 1e-4 or second == first:
+            return self.codes[first]
+        a, b = self.codes[first], self.codes[second]
+        return HeadPose(
+            torch.lerp(a.expression, b.expression, share),
+            _blend(self.joints[first], self.joints[second], share)[None],
+            _blend(self.roots[first], self.roots[second], share)[None],
+            torch.lerp(a.translation, b.translation, share),
+        )
+
+
+def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None) -> AvatarStage:
+    """Open an avatar folder, with the capture's pictures: from `tracked_dir`, else where the avatar says that they are."""
+    avatar = load_avatar(avatar_dir)
+    if tracked_dir is not None:
+        tracked = load_tracked(tracked_dir)
+    else:
+        remembered = avatar.timeline.tracked
+        tracked = None
+        if remembered:
+            folder = Path(remembered) if Path(remembered).is_absolute() else Path(avatar_dir) / remembered
+            tracked = load_tracked(folder) if (folder / "manifest.json").exists() else None
+    if tracked is not None and tracked.segments != avatar.timeline.segments:
+        raise AvatarError(f"{tracked.folder} is not the capture that {avatar_dir} was made from: their sequences differ.")
+    return AvatarStage(avatar, tracked)
+
+
+def _blend(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Quaternions [..., 4] → axis-angle [..., 3] of the normalised mean along the shorter way."""
+    b = torch.where((a * b).sum(-1, keepdim=True) < 0, -b, b)
+    return matrix_to_axis_angle(quat_to_matrix(torch.lerp(a, b, share)))
+
+
+def _turned(rotation: Tensor, by: tuple[float, ...]) -> Tensor:
+    """Axis-angle [3] after which the joint is turned by `by`, in its own axes."""
+    extra = axis_angle_to_matrix(torch.tensor(by, dtype=rotation.dtype, device=rotation.device))
+    return matrix_to_axis_angle(axis_angle_to_matrix(rotation) @ extra)
+
+
+def _normal_colors(mesh: Mesh) -> Tensor:
+    """[V, 3] the usual coding of directions as colours."""
+    vertices, faces = mesh.vertices[0], mesh.faces
+    a, b, c = vertices[faces].unbind(1)
+    normals = torch.zeros_like(vertices)
+    face_normals = torch.linalg.cross(b - a, c - a)
+    for corner in range(3):
+        normals.index_add_(0, faces[:, corner], face_normals)
+    return torch.nn.functional.normalize(normals, dim=-1) * 0.5 + 0.5
+
+
+def _heat(error: np.ndarray, gain: float) -> np.ndarray:
+    """Mean absolute error [H, W] → colours from black to white."""
+    level = (np.clip(error * gain, 0, 1) * 255).astype(np.uint8)
+    return cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32) / 255
+
+
+def _resized(picture: np.ndarray, rect: Rect) -> np.ndarray:
+    smaller = rect.width < picture.shape[1]
+    return cv2.resize(picture, (rect.width, rect.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def _paste(canvas: np.ndarray, picture: np.ndarray, rect: Rect) -> None:
+    canvas[rect.y : rect.y + rect.height, rect.x : rect.x + rect.width] = picture
+
+
+def _bytes(picture: np.ndarray) -> np.ndarray:
+    return cv2.convertScaleAbs(np.ascontiguousarray(picture), alpha=255.0)

@@ -1,0 +1,189 @@
+"""The bar in the page: transport, modes and messages, over a socket of its own beside viser's.
+
+The server sends one JSON object whenever what the bar shows has changed, at most 20 times a second; the page sends
+commands `{"do": name, "value": …}`. `perform` is the whole vocabulary; what it does not know, or has the wrong type, it
+refuses with a sentence that the page shows. A session is found by the key in the socket's path, which the page reads
+from a hidden element that viser delivered to it alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from viewer.session import Session
+from viewer.stage import MODES
+from viewer.transport import SPEEDS
+
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
+
+PATH = "/bar/"
+INTERVAL = 1 / 20
+_LONGEST_COMMAND = 4096
+
+
+def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
+    """What the bar shows, as JSON values."""
+    stage, transport = session.stage, session.transport
+    timeline = transport.timeline
+    with session.lock:
+        state: dict[str, Any] = {
+            "name": stage.name,
+            "sequences": [
+                {"name": s.name, "start": s.start, "stop": s.stop, "sound": stage.sound(s.name) is not None}
+                for s in (timeline.segments if timeline else ())
+            ],
+            "fps": timeline.fps if timeline else 0.0,
+            "speeds": list(SPEEDS),
+            "modes": list(MODES) if stage.has_truth else [],
+            "mode": session.mode,
+            "camera": session.camera,
+            "wipe": session.wipe,
+            "playing": transport.playing,
+            "time": round(transport.time, 3),
+            "speed": transport.speed,
+            "loop": transport.loop,
+            "bounds": list(transport.bounds),
+            "held": len(session.desk.held),
+            "error": session.error,
+            "pictures": round(session.fps, 1) if transport.playing else 0,
+            "scale": session.governor.scale if transport.playing else 1,
+            "curve": None,
+            "psnr": None,
+        }
+    if curve is not None:
+        state["curve"] = [None if math.isnan(v) else round(float(v), 2) for v in curve]
+        state["psnr"] = state["curve"][min(int(state["time"]), len(state["curve"]) - 1)]
+    return state
+
+
+def perform(session: Session, command: Any, actions: dict[str, Callable[[], None]], curve: np.ndarray | None) -> None:
+    """Carry out one command; ValueError says what is wrong with it."""
+    if not isinstance(command, dict) or not isinstance(command.get("do"), str):
+        raise ValueError("not a command")
+    name, value = command["do"], command.get("value")
+    transport = session.transport
+    with session.lock:
+        match name:
+            case "toggle":
+                transport.toggle()
+            case "play":
+                transport.play()
+            case "pause":
+                transport.pause()
+            case "seek":
+                transport.seek(math.floor(_number(value)))
+            case "step":
+                transport.step(int(max(-1000, min(1000, _number(value)))))
+            case "home":
+                transport.seek(transport.bounds[0])
+            case "end":
+                transport.seek(transport.bounds[1] - 1)
+            case "speed":
+                transport.set_speed(_number(value))
+            case "loop":
+                transport.loop = bool(value) if value is not None else not transport.loop
+            case "sequence":
+                transport.select(_text(value))
+            case "in":
+                transport.set_bounds(transport.frame, transport.bounds[1])
+            case "out":
+                transport.set_bounds(transport.bounds[0], transport.frame + 1)
+            case "bounds":
+                if not isinstance(value, list) or len(value) != 2:
+                    raise ValueError("bounds need a first and a last frame")
+                transport.set_bounds(int(_number(value[0])), int(_number(value[1])))
+            case "mode":
+                session.set_mode(_text(value))
+            case "wipe":
+                session.wipe = min(max(_number(value), 0.0), 1.0)
+            case "look":
+                session.look_from(_text(value))
+            case "camera":
+                session.step_camera(1 if _number(value) > 0 else -1)
+            case "undo":
+                session.desk.undo()
+            case "redo":
+                session.desk.redo()
+            case "release":
+                session.desk.release()
+            case "worst":
+                if curve is None or np.isnan(curve).all():
+                    raise ValueError("The comparison has not been measured yet.")
+                transport.pause()
+                transport.seek(int(np.nanargmin(curve)))
+            case _ if name in actions:
+                actions[name]()
+            case _:
+                raise ValueError(f"unknown command {name[:40]!r}")
+    session.touch()
+
+
+class Bar:
+    """Serves the sockets of all pages. `find(key)` gives (session, extra actions) or None; `curve(session)` its PSNR curve."""
+
+    def __init__(
+        self,
+        find: Callable[[str], tuple[Session, dict[str, Callable[[], None]]] | None],
+        curve: Callable[[Session], np.ndarray | None],
+    ) -> None:
+        self.find, self.curve = find, curve
+
+    async def socket(self, connection: ServerConnection) -> bool:
+        """Take a connection over when it is the bar's; see `viewer.security.guarded`."""
+        path = connection.request.path if connection.request is not None else ""
+        if not path.startswith(PATH):
+            return False
+        found = self.find(path[len(PATH) :])
+        if found is None:
+            await connection.close(1008, "unknown session")
+            return True
+        session, actions = found
+        sender = asyncio.create_task(self._send(connection, session))
+        try:
+            async for text in connection:
+                refused = self._receive(session, actions, text)
+                if refused is not None:
+                    await connection.send(json.dumps({"refused": refused}))
+        finally:
+            sender.cancel()
+        return True
+
+    def _receive(self, session: Session, actions: dict[str, Callable[[], None]], text: str | bytes) -> str | None:
+        try:
+            if len(text) > _LONGEST_COMMAND:
+                raise ValueError("the command is too long")
+            perform(session, json.loads(text), actions, self.curve(session))
+        except ValueError as error:  # JSON errors too
+            return str(error)
+        except RecursionError:
+            return "not a command"
+        return None
+
+    async def _send(self, connection: ServerConnection, session: Session) -> None:
+        previous: dict[str, Any] = {}
+        while True:
+            state = describe(session, self.curve(session))
+            changes = {k: v for k, v in state.items() if k not in previous or previous[k] != v}
+            if changes:
+                await connection.send(json.dumps(changes, allow_nan=False))
+                previous = state
+            await asyncio.sleep(INTERVAL)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("a number is needed")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 200:
+        raise ValueError("a name is needed")
+    return value

@@ -1,0 +1,299 @@
+"""One browser's state: its camera, time, mode, held expressions; and what picture it therefore wants next.
+
+Panels, the bar in the page and the keyboard call the methods below; the render loop calls `wants`, `take`, `show` and
+`fail`. Everything is guarded by one lock per session, because the calls come from different threads.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, view_matrix
+from viewer.desk import Desk
+from viewer.governor import Governor
+from viewer.loop import NEVER, RenderLoop
+from viewer.stage import LAYERS, MODES, Controls, Request, Stage
+from viewer.transport import Transport
+
+STILL_SECONDS = 0.22  # without a change for this long, the exact picture follows
+MOST_FPS = 30.0
+MOST_PIXELS = 1_600_000
+FLICKER_SECONDS = 0.5
+ARRIVAL_SECONDS = 2.5  # a browser may take this long to carry out a camera movement
+
+
+class Display(Protocol):
+    """The screen of the browser."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    def show(self, picture: np.ndarray, exact: bool) -> None: ...
+
+
+class Session:
+    """See the module. `place_camera` moves the browser's camera; `changed` is told when panels should be refreshed."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        loop: RenderLoop,
+        display: Display,
+        place_camera: Callable[[Orbit], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stage, self.loop, self.display, self.clock = stage, loop, display, clock
+        self.lock = threading.RLock()
+        self.transport = Transport(stage.timeline, clock)
+        self.desk = Desk(stage.expression_names)
+        self.governor = Governor()
+        self.mode, self.layer = MODES[0], LAYERS[0]
+        self.wipe, self.gain = 0.5, 4.0
+        self.background = (34, 36, 40)
+        self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
+        self.follow, self.still = stage.timeline is not None, False
+        self.camera: str | None = None
+        self.most_scale = 1.0  # the user's limit on resolution
+        self.error: str | None = None
+        self.fps = 0.0  # pictures a second that were delivered lately
+        self.version = 0  # counts changes that panels show
+        self._place_camera = place_camera
+        self._canvas: tuple[int, int] | None = None
+        self._viewmat = np.eye(4)
+        self._fov = 0.4
+        self._expected: np.ndarray | None = None  # where the camera was told to go
+        self._expected_since = 0.0
+        self._wish: Request | None = None
+        self._changed_at = clock()
+        self._shown: tuple[Request, bool] | None = None  # the last wish that was shown, and whether exactly
+        self._taken: tuple[Request, bool] | None = None
+        self._taken_at = -math.inf
+        self._delivered: list[float] = []
+
+    # What the browser reports ------------------------------------------------------------------------------------
+
+    def camera_moved(self, wxyz: np.ndarray, position: np.ndarray, fov: float, width: int, height: int) -> None:
+        """The browser's camera is there now, on a canvas of that many pixels."""
+        if width < 1 or height < 1 or not np.isfinite([*wxyz, *position, fov]).all() or not 0 < fov < math.pi:
+            return
+        with self.lock:
+            resized = self._canvas is not None and self._canvas != (width, height)
+            self._canvas = (width, height)
+            viewmat = view_matrix(wxyz, position)
+            if self._expected is not None:
+                # The browser reports its way to where we sent it; only a later move is the user's own.
+                close = np.abs(viewmat - self._expected).max() < 2e-3
+                if not close and self.clock() - self._expected_since < ARRIVAL_SECONDS:
+                    self.loop.wake()
+                    return
+                if close:
+                    self._expected_since = -math.inf
+                elif self.camera is not None and not resized:
+                    self.camera, self._expected = None, None
+                    if self.mode != MODES[0]:
+                        self.mode = MODES[0]
+                    self.version += 1
+            self._viewmat, self._fov = viewmat, fov
+            refit = resized and self.camera is not None
+        if refit:
+            self.look_through(self.camera)
+        self.loop.wake()
+
+    def acknowledged(self, seconds: float) -> None:
+        """The browser confirmed a picture."""
+        with self.lock:
+            self.governor.acknowledged(seconds)
+        self.loop.wake()
+
+    # What the user does ------------------------------------------------------------------------------------------
+
+    def look_from(self, preset: str) -> None:
+        """Move the camera to one of `viewer.cameras.PRESETS`."""
+        with self.lock:
+            self.camera = None
+            if self.mode != MODES[0]:
+                self.mode = MODES[0]
+            target = orbit(self.stage.place, preset, self._aspect)
+            self._send_camera(target)
+
+    def look_through(self, camera: str | None) -> None:
+        """See through a camera of the capture; None: stay and orbit freely."""
+        with self.lock:
+            if camera is None:
+                self.camera, self._expected = None, None
+                if self.mode != MODES[0]:
+                    self.mode = MODES[0]
+            elif camera not in self.stage.camera_names:
+                raise ValueError(f"no camera {camera!r}")
+            else:
+                self.camera = camera
+                viewmat, fov = self.stage.view(camera, self._aspect)
+                matrix = np.asarray(viewmat).reshape(4, 4)
+                self._send_camera(orbit_of(matrix, fov, self.stage.place))
+            self.version += 1
+        self.loop.wake()
+
+    def step_camera(self, by: int) -> None:
+        """The next or previous camera of the capture."""
+        names = self.stage.camera_names
+        if names:
+            at = names.index(self.camera) if self.camera in names else -1 if by > 0 else 0
+            self.look_through(names[(at + by) % len(names)])
+
+    def set_mode(self, mode: str) -> None:
+        """Render, truth, or a comparison; comparisons look through the nearest camera of the capture."""
+        if mode not in MODES:
+            raise ValueError(f"no mode {mode!r}")
+        if mode != MODES[0] and not self.stage.has_truth:
+            raise ValueError("There are no truth pictures: open the avatar together with its tracked capture.")
+        with self.lock:
+            if mode != MODES[0] and self.camera is None:
+                position = -self._viewmat[:3, :3].T @ self._viewmat[:3, 3]
+                views = [np.asarray(self.stage.view(n, self._aspect)[0]).reshape(4, 4) for n in self.stage.camera_names]
+                centres = np.stack([-v[:3, :3].T @ v[:3, 3] for v in views])
+                at = nearest(position, centres, np.asarray(self.stage.place.centre))
+                self.look_through(self.stage.camera_names[at])
+            self.mode = mode
+            if mode != MODES[0]:
+                self.layer = LAYERS[0]
+        self.touch()
+
+    def set_layer(self, layer: str) -> None:
+        """What the picture shows of the avatar; leaves a comparison, which is always in colour."""
+        if layer not in self.stage.layers:
+            raise ValueError(f"no layer {layer!r}")
+        with self.lock:
+            self.layer = layer
+            if layer != LAYERS[0]:
+                self.mode = MODES[0]
+        self.touch()
+
+    def full_request(self) -> Request:
+        """What is wanted now, at the size of the canvas."""
+        with self.lock:
+            wish = self._current(self.clock())
+            width, height = canvas_size(wish.width, wish.height, 1.0, MOST_PIXELS)
+            return replace(wish, width=width, height=height)
+
+    def touch(self) -> None:
+        """Something was changed: refresh panels and pictures."""
+        with self.lock:
+            self.version += 1
+        self.loop.wake()
+
+    def weights(self) -> np.ndarray:
+        """[E] what the face does now: recorded or neutral, with the held expressions on top."""
+        with self.lock:
+            weights = self.stage.weights(self.transport.time) if self.follow else np.zeros(len(self.desk.names))
+            weights = np.array(weights, np.float64)
+            for name, value in self.desk.held.items():
+                weights[self.desk.names.index(name)] = value
+            return weights
+
+    # What the loop asks ------------------------------------------------------------------------------------------
+
+    def wants(self, now: float) -> float:
+        """See `viewer.loop.Client`."""
+        with self.lock:
+            if self._canvas is None:
+                return NEVER
+            wish = self._current(now)
+            if wish != self._wish:
+                self._wish, self._changed_at = wish, now
+            content = self._shown is not None and self._shown[0] == wish
+            if content and self._shown is not None and self._shown[1]:
+                return self._next_change(now)
+            if not self.display.ready:
+                return 0.02
+            if content:  # shown roughly; the exact picture follows
+                return max(0.0, min(self._changed_at + STILL_SECONDS - now, self._next_change(now)))
+            return max(0.0, self._taken_at + 1 / MOST_FPS - now)
+
+    def take(self, now: float) -> Request:
+        """See `viewer.loop.Client`."""
+        with self.lock:
+            wish = self._wish or self._current(now)
+            exact = not self._moving(now)
+            self._taken, self._taken_at = (wish, exact), now
+            scale = self.most_scale if exact else min(self.governor.scale, self.most_scale)
+            width, height = canvas_size(*(self._canvas or (16, 16)), scale, MOST_PIXELS)
+            return replace(wish, width=width, height=height)
+
+    def show(self, request: Request, picture: np.ndarray, seconds: float) -> None:
+        """See `viewer.loop.Client`."""
+        with self.lock:
+            assert self._taken is not None
+            wish, exact = self._taken
+        started = self.clock()
+        self.display.show(picture, exact)
+        now = self.clock()
+        with self.lock:
+            self._shown = (wish, exact)
+            if self.error is not None:
+                self.error = None
+                self.version += 1
+            if not exact and self._canvas is not None:
+                self.governor.drew(seconds + now - started, request.width / self._canvas[0])
+            self._delivered = [t for t in self._delivered if now - t < 1.5] + [now]
+            self.fps = (len(self._delivered) - 1) / max(now - self._delivered[0], 1e-3) if len(self._delivered) > 2 else 0.0
+
+    def fail(self, request: Request, error: Exception) -> None:
+        """See `viewer.loop.Client`. Playing pauses; the next change tries again."""
+        with self.lock:
+            self.transport.pause()
+            wish = self._current(self.clock())
+            self._wish, self._shown = wish, (wish, True)
+            self.error = f"{error}" or type(error).__name__
+            self.version += 1
+
+    def _current(self, now: float) -> Request:
+        comparing = self.mode != MODES[0]
+        position = self.transport.time
+        # Between frames there is no truth, and standing still one is on a frame.
+        position = position if self.transport.playing and not comparing else float(math.floor(position + 1e-6))
+        mode = self.mode
+        if mode == "Flicker":
+            mode = MODES[int(now / FLICKER_SECONDS) % 2]
+        width, height = self._canvas or (16, 16)
+        # Through a camera of the capture, what the browser reports about its own camera does not matter.
+        viewmat, fov = (np.eye(4), 0.4) if self.camera is not None else (self._viewmat, self._fov)
+        return Request(
+            width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
+            time=position, camera=self.camera, mode=mode, layer=self.layer, wipe=self.wipe, gain=self.gain,
+            background=self.background,
+            controls=Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, self.still),
+        )  # fmt: skip
+
+    def _next_change(self, now: float) -> float:
+        if self.transport.playing:
+            return 0.005
+        if self.mode == "Flicker":
+            return FLICKER_SECONDS - now % FLICKER_SECONDS + 0.001
+        return NEVER
+
+    def _moving(self, now: float) -> bool:
+        return self.transport.playing or now - self._changed_at < STILL_SECONDS
+
+    @property
+    def _aspect(self) -> float:
+        return self._canvas[0] / self._canvas[1] if self._canvas else 16 / 9
+
+    def _send_camera(self, target: Orbit) -> None:
+        z = (target.look_at - target.position) / np.linalg.norm(target.look_at - target.position)
+        x = np.cross(z, target.up)
+        x /= np.linalg.norm(x)
+        R = np.stack([x, np.cross(z, x), z])
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = R, -R @ target.position
+        self._expected, self._expected_since = matrix, self.clock()
+        self._viewmat, self._fov = matrix, target.fov
+        self.version += 1
+        self._place_camera(target)
+        self.loop.wake()

@@ -1,0 +1,117 @@
+"""What the viewer asks for and what it asks of: one frozen `Request` for a picture, and the `Stage` that draws it.
+
+The viewer owns no mathematics: panels and sockets make requests, the render loop hands the newest one to a stage, and
+the stage returns pixels. Requests are hashable, so "nothing changed" is `==`. Times are frames on the timeline that
+concatenates all sequences (fractions lie between two frames), angles are degrees, pictures are uint8 RGB [H, W, 3].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from avatars.sequence import Segment
+
+MODES = ("Render", "Truth", "Side by side", "Wipe", "Flicker", "Error")
+LAYERS = ("Colour", "Coverage", "Depth", "Normals", "Mesh", "Splats")
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What a hand has set on top of the recorded performance."""
+
+    held: tuple[tuple[str, float], ...] = ()  # expression → weight, replacing the recorded one
+    head: tuple[float, float, float] = (0.0, 0.0, 0.0)  # turn to the subject's left, nod down, tilt to the subject's left; added
+    gaze: tuple[float, float] = (0.0, 0.0)  # to the subject's left, up; added
+    follow: bool = True  # False: the neutral face instead of the recorded one
+    still: bool = False  # keep the head where it is on average; expressions play on
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture. With `camera` set it is seen by that camera of the capture, fitted into the picture."""
+
+    width: int
+    height: int
+    viewmat: tuple[float, ...]  # 16 numbers, world → camera (OpenCV), row by row
+    fov: float  # vertical, radians
+    time: float = 0.0
+    controls: Controls = Controls()
+    camera: str | None = None
+    mode: str = "Render"
+    layer: str = "Colour"
+    wipe: float = 0.5  # fraction of the width that shows the truth
+    gain: float = 4.0  # of the error picture
+    background: tuple[int, int, int] = (34, 36, 40)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The sequences that can be played, one after the other."""
+
+    fps: float
+    segments: tuple[Segment, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of frames."""
+        return self.segments[-1].stop if self.segments else 0
+
+    def segment_at(self, time: float) -> Segment:
+        """The sequence that is playing at `time`."""
+        for segment in self.segments:
+            if time < segment.stop:
+                return segment
+        return self.segments[-1]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the head is, for cameras: world coordinates, metres."""
+
+    centre: tuple[float, float, float]
+    forward: tuple[float, float, float]  # out of the face
+    up: tuple[float, float, float]
+    radius: float  # of a sphere around head and hair
+
+
+class Stage(Protocol):
+    """Draws requests. Called by one thread at a time; a failure is an exception that says what is wrong."""
+
+    name: str
+    figures: Mapping[str, str]  # label → text, shown once
+    expression_names: tuple[str, ...]
+    timeline: Timeline | None
+    camera_names: tuple[str, ...]
+    layers: tuple[str, ...]
+    has_truth: bool
+    place: Place
+
+    def render(self, request: Request) -> np.ndarray:
+        """uint8 RGB [request.height, request.width, 3]."""
+        ...
+
+    def weights(self, time: float) -> np.ndarray:
+        """The recorded expression [E] at `time`; zeros without a recording."""
+        ...
+
+    def trained_range(self) -> np.ndarray | None:
+        """[E, 2] least and greatest weight that the recordings contain; None when unknown."""
+        ...
+
+    def view(self, camera: str, aspect: float) -> tuple[tuple[float, ...], float]:
+        """World → camera (16 numbers) of a capture camera, and the vertical field of view (radians) with which a canvas of
+        width/height `aspect` shows its whole picture."""
+        ...
+
+    def psnr(self, frame: int, camera: str) -> float | None:
+        """dB over the foreground between render and truth at a reduced size; None without a truth picture."""
+        ...
+
+    def sound(self, sequence: str) -> Path | None:
+        """The sound of a sequence, starting with its first frame."""
+        ...
