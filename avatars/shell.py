@@ -63,10 +63,11 @@ def sample_shell(
     return bind_points(kept, face_ids[keep], (0.5 * spacing).expand(len(kept), 3), frames, 0.3, degree)
 
 
-def seed_colors(gaussians: CanonicalGaussians, views: list[View], fallback: Tensor) -> Tensor:
+def seed_colors(gaussians: CanonicalGaussians, views: list[View], fallback: float = 0.4) -> Tensor:
     """[N, 3] colours that the pictures show at each Gaussian, averaged over the cameras that its triangle faces.
 
-    Occlusion is only approximated (a triangle's back is never read); what no camera faces gets `fallback` [3].
+    Occlusion is only approximated (a triangle's back is never read). What no camera faces takes the colour of the nearest
+    that one does, or grey of `fallback`.
     """
     total = torch.zeros(len(gaussians), 3)
     weight = torch.zeros(len(gaussians), 1)
@@ -84,7 +85,14 @@ def seed_colors(gaussians: CanonicalGaussians, views: list[View], fallback: Tens
             w = (facing * ok * torch.from_numpy(view.masks[c][y, x] > 200))[:, None]
             total += w * torch.from_numpy(view.images[c][y, x]).float() / 255
             weight += w
-    return torch.where(weight > 1e-3, total / weight.clamp_min(1e-3), fallback)
+    known = weight[:, 0] > 1e-3
+    colors = torch.where(known[:, None], total / weight.clamp_min(1e-3), fallback)
+    if views and bool(known.any()) and not bool(known.all()):
+        points = posed_points(gaussians, views[0].frames)
+        sources = known.nonzero()[:, 0][:: max(1, int(known.sum()) // 4000)]
+        nearest = torch.cat([torch.cdist(block, points[sources]).argmin(1) for block in points[~known].split(2048)])
+        colors[~known] = colors[sources[nearest]]
+    return colors
 
 
 def posed_points(gaussians: CanonicalGaussians, frames: FaceFrames) -> Tensor:

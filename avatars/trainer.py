@@ -72,7 +72,7 @@ class Trainer:
         shell = sample_shell(head, neutral, frames, views, shell_count, generator, config.sh_degree) if shell_count else None
         surface = sample_surface(head, neutral, total - (0 if shell is None else len(shell)), generator, degree=config.sh_degree)
         gaussians = surface if shell is None else CanonicalGaussians.cat([surface, shell])
-        colors = seed_colors(gaussians, views[:3], torch.tensor([0.45, 0.3, 0.25]))
+        colors = seed_colors(gaussians, views[:3])
         gaussians = with_colors(gaussians, colors)
         size = deform.code_size(head.E, head.J)
         parameters = self.model.create(config.deform, gaussians, size, generator)
