@@ -26,6 +26,7 @@ from avatars.progress import Progress, silent
 from capture.color import ColorCorrection, estimate_corrections
 from capture.formats import Capture
 from capture.matte import Matter, make_matter
+from capture.quality import require_usable
 
 VERSION = "1"  # of everything that changes the pixels written here
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
@@ -64,6 +65,7 @@ def prepare_frames(
 
     CaptureError names the file that cannot be used; what is finished stays and is not repeated.
     """
+    require_usable(capture)
     folder = Path(folder)
     counts = {sequence: capture.frame_count(sequence) for sequence in capture.sequences}
     corrections = _corrections(capture, folder, progress) if correct_color else {n: ColorCorrection.identity() for n in capture.camera_names}

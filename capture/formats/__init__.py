@@ -96,6 +96,11 @@ class Capture(Protocol):
         ...
 
     @property
+    def calibration_path(self) -> Path | None:
+        """The file that `cameras` came from."""
+        ...
+
+    @property
     def truth(self) -> Truth | None:
         """Ground truth of a synthetic capture. For tests and evaluation alone."""
         ...

@@ -81,6 +81,10 @@ class ImagesCapture:
         return {}
 
     @property
+    def calibration_path(self) -> Path | None:
+        return None
+
+    @property
     def truth(self) -> Truth | None:
         return None
 

@@ -110,6 +110,10 @@ class NersembleCapture:
         return shared.color_corrections(self.path, self.camera_names)
 
     @property
+    def calibration_path(self) -> Path | None:
+        return shared.calibration_path(self.path)
+
+    @property
     def truth(self) -> Truth | None:
         return Truth(self.path / "truth") if (self.path / "truth").is_dir() else None
 

@@ -104,6 +104,10 @@ class NersembleV1Capture:
         return shared.color_corrections(self.path, self.camera_names)
 
     @property
+    def calibration_path(self) -> Path | None:
+        return shared.calibration_path(self.path)
+
+    @property
     def truth(self) -> Truth | None:
         return None
 

@@ -89,6 +89,10 @@ class VideoCapture:
         return {}
 
     @property
+    def calibration_path(self) -> Path | None:
+        return None
+
+    @property
     def truth(self) -> Truth | None:
         return None
 
