@@ -26,28 +26,11 @@ from torch import Tensor
 
 from avatars.errors import ConfigError
 from avatars.gaussians import CanonicalGaussians
+from avatars.train_config import DeformSettings
 from avatars.types import HeadPose
 
 PER_GAUSSIAN = "each_"
 ANGLE_SCALE = 3.0  # radians of a joint count as much as 1/3 of an expression's range
-
-
-@dataclass(frozen=True)
-class DeformSettings:
-    """Settings shared by the deformation models; each reads those that it needs."""
-
-    bases: int = 20
-    """Number of corrections that the codes blend."""
-    hidden: int = 48
-    """Width of the layer between codes and blending weights; 0 makes the weights linear in the codes."""
-    basis_rate: float = 0.05
-    """Learning rate of the corrections to positions, relative to that of the positions."""
-    color_rate: float = 0.5
-    """Learning rate of the corrections to colours and rotations, relative to that of the colours and rotations."""
-    weight_rate: float = 1e-3
-    """Learning rate of the map from codes to blending weights."""
-    regulariser: float = 0.01
-    """Weight of the penalty on the size of the blended corrections; keeps unseen expressions tame."""
 
 
 @dataclass(frozen=True)
