@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -130,7 +131,7 @@ class Avatar:
         )  # fmt: skip
 
     def save(self, folder: str | Path) -> None:
-        """Write the folder; a kill leaves the old one or the new one."""
+        """Write the folder; see `save_avatar`."""
         save_avatar(self, Path(folder))
 
     @property
@@ -151,7 +152,7 @@ def identity_color(like: Tensor) -> Tensor:
 
 
 def save_avatar(avatar: Avatar, folder: Path) -> None:
-    """Write `avatar` as a folder, all at once."""
+    """Write `avatar` into `folder`, file by file, each atomically; the manifest comes last, so its presence means done."""
     from safetensors.torch import save_file
 
     a = avatar.to("cpu")
@@ -163,28 +164,30 @@ def save_avatar(avatar: Avatar, folder: Path) -> None:
         tensors["identity.offsets"] = a.identity.offsets
     line = a.timeline
     tensors |= {"cameras.Ks": line.cameras.Ks, "cameras.viewmats": line.cameras.viewmats}
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary / "avatar.safetensors")
-        codes = {f.name: getattr(line.codes, f.name).detach().numpy() for f in fields(HeadPose)}
-        np.savez(temporary / "sequences.npz", **codes)
-        if a.head.name != "default":
-            save_head(a.head, temporary / "head.npz")
-        for segment in line.segments:
-            source = _sound(avatar, segment.name)
-            if source is not None:
-                (temporary / "audio").mkdir(exist_ok=True)
-                shutil.copyfile(source, temporary / "audio" / f"{segment.name}.wav")
-        write_json(temporary / "manifest.json", {
-            "kind": KIND, "version": VERSION, "units": "metres", "axes": "y up, z forward, x the subject's left; cameras OpenCV",
-            "quaternions": "wxyz", "color_space": "sRGB, spherical harmonics + 0.5", "licence": "the licence of the capture applies",
-            "gaussians": len(a.gaussians), "deformation": a.deformation, "settings": asdict(a.settings),
-            "head": {"name": a.head.name, "hash": a.head.content_hash()}, "expression_names": list(a.head.expression_names),
-            "fps": line.fps, "segments": [[s.name, s.start, s.stop] for s in line.segments], "tracked": line.tracked,
-            "cameras": list(line.cameras.names), "width": line.cameras.width, "height": line.cameras.height,
-            "held_out_cameras": list(line.held_out_cameras), "held_out_sequences": list(line.held_out_sequences),
-            "provenance": dict(a.provenance), "content_hash": content_hash(temporary / "avatar.safetensors"),
-        })  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)  # until the last file is written this is no avatar
+    with atomic_path(folder / "avatar.safetensors") as temporary:
+        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary)
+    with atomic_path(folder / "sequences.npz") as temporary:
+        np.savez(temporary, **{f.name: getattr(line.codes, f.name).detach().numpy() for f in fields(HeadPose)})
+    if a.head.name != "default":
+        save_head(a.head, folder / "head.npz")
+    for segment in line.segments:
+        source = _sound(avatar, segment.name)
+        target = folder / "audio" / f"{segment.name}.wav"
+        if source is not None and source != target:
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
+    write_json(folder / "manifest.json", {
+        "kind": KIND, "version": VERSION, "units": "metres", "axes": "y up, z forward, x the subject's left; cameras OpenCV",
+        "quaternions": "wxyz", "color_space": "sRGB, spherical harmonics + 0.5", "licence": "the licence of the capture applies",
+        "gaussians": len(a.gaussians), "deformation": a.deformation, "settings": asdict(a.settings),
+        "head": {"name": a.head.name, "hash": a.head.content_hash()}, "expression_names": list(a.head.expression_names),
+        "fps": line.fps, "segments": [[s.name, s.start, s.stop] for s in line.segments], "tracked": line.tracked,
+        "cameras": list(line.cameras.names), "width": line.cameras.width, "height": line.cameras.height,
+        "held_out_cameras": list(line.held_out_cameras), "held_out_sequences": list(line.held_out_sequences),
+        "provenance": dict(a.provenance), "content_hash": content_hash(folder / "avatar.safetensors"),
+    })  # fmt: skip
 
 
 def load_avatar(folder: str | Path) -> Avatar:
@@ -199,6 +202,8 @@ def load_avatar(folder: str | Path) -> Avatar:
         raise AvatarError(f"{folder} has version {m.get('version')}; this program reads {VERSION}. Train the avatar again.")
     tensors = read_tensors(folder / "avatar.safetensors", "Train the avatar again, or copy the folder again.")
     try:
+        if m["content_hash"] != content_hash(folder / "avatar.safetensors"):
+            raise ValueError("avatar.safetensors is not the file that manifest.json was written for")
         head = _head_of(folder, m["head"])
         with np.load(folder / "sequences.npz", allow_pickle=False) as file:
             codes = HeadPose(*(torch.from_numpy(file[f.name]) for f in fields(HeadPose)))
@@ -222,7 +227,7 @@ def load_avatar(folder: str | Path) -> Avatar:
         )
     except AvatarError:
         raise
-    except (KeyError, TypeError, ValueError, OSError, EOFError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, ConfigError) as error:
         raise AvatarError(f"{folder} is damaged: {error}. Train the avatar again, or copy the folder again.") from None
 
 

@@ -70,7 +70,7 @@ def tiny_head() -> HeadModel:
     )  # fmt: skip
 
 
-def tiny_poses(frames: int) -> HeadPose:
+def _poses(frames: int) -> HeadPose:
     """[T] a mouth that opens, a head that turns."""
     phase = torch.linspace(0, math.pi, frames)
     expression = torch.stack([phase.sin(), (2 * phase).sin().clamp_min(0), 1 - phase.cos()], 1) * 0.5
@@ -79,7 +79,7 @@ def tiny_poses(frames: int) -> HeadPose:
     return HeadPose(expression, joints, torch.zeros(frames, 3), torch.zeros(frames, 3))
 
 
-def tiny_cameras(width: int = 48, height: int = 56) -> Cameras:
+def _cameras(width: int = 48, height: int = 56) -> Cameras:
     """Four in an arc in front, 0.6 m away; principal points off the centre."""
     views = []
     for angle in (-0.7, -0.2, 0.25, 0.8):
@@ -103,7 +103,7 @@ def make_tracked(folder: Path, head: HeadModel, frames: int = 6) -> TrackedSeque
     where = shaped.vertices[head.faces[canonical.face_ids]].mean(1)
     colors = 0.5 + 0.4 * torch.sin(where * torch.tensor([60.0, 45.0, 80.0]))
     canonical = with_colors(canonical, colors)
-    poses, cameras = tiny_poses(frames), tiny_cameras()
+    poses, cameras = _poses(frames), _cameras()
     segments = (Segment("ONE", 0, frames - 2), Segment("TWO", frames - 2, frames))
     tracked = TrackedSequence(
         folder, "toy", 24.0, cameras, segments, identity, poses, np.ones((frames, 4), bool), head.name, head.content_hash(), head.expression_names
@@ -128,3 +128,9 @@ def make_tracked(folder: Path, head: HeadModel, frames: int = 6) -> TrackedSeque
 def tiny_tracked(tmp_path_factory: pytest.TempPathFactory, tiny_head: HeadModel) -> TrackedSequence:
     """The toy person's tracked sequence; do not write into it."""
     return make_tracked(tmp_path_factory.mktemp("tiny") / "tracked", tiny_head)
+
+
+@pytest.fixture(scope="session")
+def tiny_cameras() -> Cameras:
+    """The toy person's four cameras."""
+    return _cameras()

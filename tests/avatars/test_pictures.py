@@ -1,0 +1,147 @@
+"""The picture cache, its schedule and its prefetching; losses and camera colours on pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from avatars import losses
+from avatars.colors import CameraColors
+from avatars.errors import AvatarError
+from avatars.gaussians import face_frames, sample_surface
+from avatars.head import HeadModel
+from avatars.pictures import PictureCache, batches, load_batch, schedule
+from avatars.sequence import TrackedSequence
+from avatars.shell import View, posed_points, sample_shell, seed_colors
+from avatars.types import Cameras
+
+
+def test_cache_stays_within_its_bound(tiny_tracked: TrackedSequence) -> None:
+    one = tiny_tracked.image(0, 0).nbytes + tiny_tracked.mask(0, 0).nbytes
+    cache = PictureCache(tiny_tracked, 3.5 * one / 1e6)
+    for t in range(tiny_tracked.frame_count):
+        for c in range(4):
+            image, mask = cache.get(t, c)
+            assert np.array_equal(image, tiny_tracked.image(t, c)) and mask.shape == image.shape[:2]
+    assert cache.size <= 3.5 * one and len(cache.kept) == 3
+
+
+def test_schedule_depends_on_seed_and_step_alone_and_visits_all() -> None:
+    frames, usable = np.array([3, 4, 8, 9]), np.ones((10, 5), bool)
+    usable[8, 2:] = False
+    first = [schedule(frames, usable, 3, 7, s) for s in range(8)]
+    assert first == [schedule(frames, usable, 3, 7, s) for s in range(8)]
+    assert first != [schedule(frames, usable, 3, 8, s) for s in range(8)]
+    assert sorted(t for t, _ in first[:4]) == sorted(t for t, _ in first[4:]) == [3, 4, 8, 9]
+    for t, cameras in first:
+        assert len(cameras) == (2 if t == 8 else 3) and all(usable[t, c] for c in cameras)
+
+
+def test_batch_is_cut_to_the_subject(tiny_tracked: TrackedSequence) -> None:
+    cache = PictureCache(tiny_tracked, 10)
+    batch = load_batch(cache, 1, (0, 2), margin=1)
+    c = batch.cameras
+    assert batch.images.shape == (2, c.height, c.width, 3) and batch.masks.shape == (2, c.height, c.width)
+    assert c.width < tiny_tracked.cameras.width
+    for i, camera in enumerate((0, 2)):
+        x, y = (int(tiny_tracked.cameras.Ks[camera, k, 2] - c.Ks[i, k, 2]) for k in (0, 1))
+        whole = tiny_tracked.mask(1, camera)
+        assert np.array_equal(batch.masks[i].numpy(), whole[y : y + c.height, x : x + c.width])
+        assert (whole > 25).sum() == (batch.masks[i] > 25).sum()  # nothing of the subject is lost
+
+
+def test_prefetching_keeps_the_order_and_ends(tiny_tracked: TrackedSequence) -> None:
+    cache, frames, usable = PictureCache(tiny_tracked, 10), np.arange(4), tiny_tracked.valid
+    source = batches(cache, frames, usable, 2, 0, 5)
+    got = [next(source) for _ in range(6)]
+    source.close()
+    assert [(b.t, b.camera_ids) for b in got] == [schedule(frames, usable, 2, 0, s) for s in range(5, 11)]
+
+
+def test_missing_picture_reaches_the_caller(tiny_tracked: TrackedSequence) -> None:
+    cache = PictureCache(tiny_tracked, 10)
+    cache.get = lambda t, c: (_ for _ in ()).throw(AvatarError("gone"))  # type: ignore[method-assign]
+    source = batches(cache, np.arange(4), tiny_tracked.valid, 2, 0, 0)
+    with pytest.raises(AvatarError, match="gone"):
+        next(source)
+
+
+def test_composite_and_coverage() -> None:
+    images = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
+    masks = torch.tensor([[[255, 0], [255, 255]]], dtype=torch.uint8)
+    target, mask = losses.composite(images, masks, torch.tensor([[0.2, 0.4, 0.6]]))
+    assert torch.allclose(target[0, 0, 1], torch.tensor([0.2, 0.4, 0.6])) and torch.allclose(target[0, 0, 0], torch.ones(3))
+    assert float(losses.coverage(mask, mask)) == 0 and float(losses.coverage(1 - mask, mask)) == 1
+    assert float(losses.photometric(target, target, 0.2)) == pytest.approx(0, abs=1e-5)
+
+
+def test_regularisers_leave_what_is_near_alone(tiny_head: HeadModel) -> None:
+    flat = sample_surface(tiny_head, tiny_head.template, 300, torch.Generator().manual_seed(0))
+    reach = torch.full((len(flat),), 2.0)
+    assert float(losses.regularise(flat, reach, 5.0)[0]) == 0
+    flat.means[0] = torch.tensor([0.0, 9.0, 0.0])
+    flat.log_scales[1] = 4.0
+    position, scale = losses.regularise(flat, reach, 5.0)
+    assert float(position) == pytest.approx(7 / len(flat), rel=1e-3) and float(scale) > 0
+
+
+def test_attention_is_on_the_face_for_cameras_that_see_it(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
+    cameras = tiny_cameras
+    weights = losses.attention(tiny_head, tiny_head.template, cameras, 2.0, 3.0)
+    assert weights.shape == (4, cameras.height, cameras.width)
+    assert weights.min() >= 1 and weights[1].max() > 3.5 and weights[1, 0, 0] < 1.01
+    turned = losses.attention(tiny_head, tiny_head.template * torch.tensor([-1, 1, -1.0]), cameras, 2.0, 3.0)
+    assert torch.allclose(turned, torch.ones_like(turned))
+
+
+def test_camera_colors_are_recovered_up_to_the_gauge() -> None:
+    g = torch.Generator().manual_seed(0)
+    gains = torch.tensor([1.04, 1.0, 0.96])
+    colors = CameraColors(4, ridge=1e-4)  # the fourth camera is never observed
+    for c in range(3):
+        x = torch.rand(4000, 3, generator=g)
+        colors.observe(c, x, gains[c] * x + 0.01 * (c - 1))
+    colors.solve()
+    for c in range(3):
+        assert torch.allclose(colors.affine[c, :, :3], gains[c] * torch.eye(3), atol=5e-3)
+        assert torch.allclose(colors.affine[c, :, 3], torch.full((3,), 0.01 * (c - 1)), atol=3e-3)
+    assert torch.allclose(colors.affine[:3].mean(0), torch.eye(3, 4), atol=1e-5)
+    assert torch.equal(colors.affine[3], torch.eye(3, 4))
+    x = torch.rand(2, 5, 6, 3, generator=g)
+    recorded = torch.stack([x[0] * gains[0] - 0.01, x[1] * gains[2] + 0.01])
+    assert torch.allclose(colors.correct(recorded, [0, 2]), x, atol=0.01)
+
+
+def _view(tracked: TrackedSequence, head: HeadModel, t: int) -> View:
+    vertices = head.vertices(tracked.identity, tracked.codes[t])[0]
+    pictures = np.stack([tracked.image(t, c) for c in range(4)]), np.stack([tracked.mask(t, c) for c in range(4)])
+    return View(face_frames(vertices, head.faces), tracked.cameras, *pictures)
+
+
+def test_shell_fills_what_the_masks_show_and_no_more(tiny_tracked: TrackedSequence, tiny_head: HeadModel) -> None:
+    neutral = tiny_head.vertices(tiny_tracked.identity, tiny_head.neutral())[0]
+    frames, views = face_frames(neutral, tiny_head.faces), [_view(tiny_tracked, tiny_head, t) for t in (0, 2)]
+    shell = sample_shell(tiny_head, neutral, frames, views, 200, torch.Generator().manual_seed(0))
+    assert len(shell) <= 200
+    for view in views:
+        for p, c in ((posed_points(shell, view.frames), c) for c in range(4)):
+            from avatars.transforms import project_points
+
+            pixels, _ = project_points(p, view.cameras.viewmats[c], view.cameras.Ks[c])
+            x, y = pixels.floor().long().unbind(-1)
+            ok = (x >= 0) & (y >= 0) & (x < view.cameras.width) & (y < view.cameras.height)
+            assert (view.masks[c][y[ok].numpy(), x[ok].numpy()] > 127).all()
+
+
+def test_seeded_colors_are_those_of_the_pictures(tiny_tracked: TrackedSequence, tiny_head: HeadModel) -> None:
+    view = _view(tiny_tracked, tiny_head, 0)
+    neutral = tiny_head.vertices(tiny_tracked.identity, tiny_head.neutral())[0]
+    surface = sample_surface(tiny_head, neutral, 500, torch.Generator().manual_seed(0), {})
+    colors = seed_colors(surface, [view])
+    where = neutral[tiny_head.faces[surface.face_ids]].mean(1)
+    truth = 0.5 + 0.4 * torch.sin(where * torch.tensor([60.0, 45.0, 80.0]))
+    facing = view.frames.normals[surface.face_ids, 2] > 0.7
+    assert (colors - truth)[facing].abs().mean() < 0.12
+    assert colors.isfinite().all()
+    assert torch.allclose(seed_colors(surface, [], 0.4), torch.tensor(0.4))
