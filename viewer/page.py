@@ -29,12 +29,13 @@ class Page:
     def __init__(self, title: str, viser_page: Path, sound: Callable[[str, int], Path | None]) -> None:
         self.sound = sound
         source = viser_page.read_text(encoding="utf-8")
-        head = (
-            '<link rel="stylesheet" href="/stage.css"><script defer src="/stage.js"></script>'
-            '<link rel="icon" href="/icon.svg">'
-        )
+        # Before viser's own script, which reads the query: it would lower the canvas's resolution for good on a slow GPU,
+        # where our governor lowers it only while things move.
+        sharp = '<script>history.replaceState(null, "", "?fixedDpr=" + Math.min(devicePixelRatio || 1, 2))</script>'
+        head = f'{sharp}<link rel="stylesheet" href="/stage.css"><script defer src="/stage.js"></script>'
+        start = source.index("<head>") + len("<head>")
         end = source.index("</head>")
-        source = source[:end] + head + source[end:]
+        source = source[:start] + head + source[start:end] + '<link rel="icon" href="/icon.svg">' + source[end:]
         start, stop = source.index("<title>"), source.index("</title>")
         self._page = (source[:start] + f"<title>{html.escape(title)}" + source[stop:]).encode()
         self._zipped = gzip.compress(self._page, 6)

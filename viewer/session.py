@@ -26,6 +26,7 @@ STILL_SECONDS = 0.22  # without a change for this long, the exact picture follow
 MOST_FPS = 30.0
 MOST_PIXELS = 1_600_000
 FLICKER_SECONDS = 0.5
+ARRIVED = 2e-3  # largest difference of view matrices that are the same to the eye
 ARRIVAL_SECONDS = 2.5  # a browser may take this long to carry out a camera movement
 
 
@@ -68,6 +69,7 @@ class Session:
         self._canvas: tuple[int, int] | None = None
         self._viewmat = np.eye(4)
         self._fov = 0.4
+        self._reported = np.eye(4)  # where the browser last said that its camera is
         self._expected: np.ndarray | None = None  # where the camera was told to go
         self._expected_since = 0.0
         self._wish: Request | None = None
@@ -84,12 +86,14 @@ class Session:
         if width < 1 or height < 1 or not np.isfinite([*wxyz, *position, fov]).all() or not 0 < fov < math.pi:
             return
         with self.lock:
-            resized = self._canvas is not None and self._canvas != (width, height)
+            before = self._aspect
             self._canvas = (width, height)
+            resized = abs(self._aspect / before - 1) > 0.01
             viewmat = view_matrix(wxyz, position)
+            self._reported = viewmat
             if self._expected is not None:
                 # The browser reports its way to where we sent it; only a later move is the user's own.
-                close = np.abs(viewmat - self._expected).max() < 2e-3
+                close = np.abs(viewmat - self._expected).max() < ARRIVED
                 if not close and self.clock() - self._expected_since < ARRIVAL_SECONDS:
                     self.loop.wake()
                     return
@@ -292,7 +296,9 @@ class Session:
         R = np.stack([x, np.cross(z, x), z])
         matrix = np.eye(4)
         matrix[:3, :3], matrix[:3, 3] = R, -R @ target.position
-        self._expected, self._expected_since = matrix, self.clock()
+        # A camera that is there already will not report its arrival.
+        there = np.abs(matrix - self._reported).max() < ARRIVED
+        self._expected, self._expected_since = matrix, -math.inf if there else self.clock()
         self._viewmat, self._fov = matrix, target.fov
         self.version += 1
         self._place_camera(target)

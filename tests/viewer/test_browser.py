@@ -1,0 +1,279 @@
+"""The viewer in a real browser: what a person does, asserted on pixels. Screenshots are kept in test-artifacts/viewer."""
+
+from __future__ import annotations
+
+import json
+import time
+import wave
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from synthetic import RED, SKIN, BallStage
+
+from avatars.png import read_png_parameters
+from viewer.app import Viewer
+
+
+def tone(path: Path, seconds: float = 2.0) -> Path:
+    """A sound file to play."""
+    samples = (8000 * np.sin(2 * np.pi * 440 * np.arange(int(22050 * seconds)) / 22050)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(22050)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def viewer(tmp_path_factory: pytest.TempPathFactory):
+    stage = BallStage(sound=tone(tmp_path_factory.mktemp("sound") / "SEN-1.wav"))
+    with Viewer(stage) as running:
+        yield running
+
+
+def newest(viewer: Viewer):
+    """The guest that arrived last."""
+    return viewer.guests[max(viewer.guests)]
+
+
+def until(condition, timeout: float = 15.0, what: str = "condition"):
+    """Poll until true; the value."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come true within {timeout} s")
+
+
+def still(guest) -> np.ndarray:
+    """The exact picture of what is wanted now, when it has been sent and confirmed."""
+
+    def settled() -> bool:
+        session = guest.session
+        with session.lock:
+            wanted = session._current(session.clock())
+            return session._shown == (wanted, True) and guest.display.confirmed == guest.display.sent
+
+    until(settled, what="a still picture")
+    return guest.display.last_picture
+
+
+def count(picture: np.ndarray, color: tuple[int, int, int], tolerance: int = 12) -> int:
+    """Pixels of about that colour."""
+    return int((np.abs(picture.astype(int) - color).max(-1) <= tolerance).sum())
+
+
+def on_screen(page) -> np.ndarray:
+    """The page as pixels."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def type_slider(page, name: str, value: float) -> None:
+    """Type a value into the box beside a slider."""
+    box = page.locator(".mantine-Flex-root", has=page.get_by_text(name, exact=True)).last.get_by_role("textbox")
+    box.fill(str(value))
+    box.press("Enter")
+
+
+def test_a_slider_moves_what_it_names_and_nothing_else(viewer, open_page, keep) -> None:
+    page = open_page(viewer, 1280, 720)
+    guest = newest(viewer)
+    before = still(guest)
+    canvas = page.locator("#root canvas").first.bounding_box()
+    assert abs(before.shape[1] / before.shape[0] - canvas["width"] / canvas["height"]) < 0.02
+    keep(page, "first-picture")
+    # The browser shows what was drawn.
+    assert count(on_screen(page), RED) == pytest.approx(count(before, RED) * canvas["width"] * canvas["height"] / before[..., 0].size, rel=0.1)
+
+    started = time.monotonic()
+    type_slider(page, "jawOpen", 0.9)
+    until(lambda: guest.session.desk.held.get("jawOpen") == 0.9, what="the slider")
+    after = still(guest)
+    latency = time.monotonic() - started
+    keep(page, "jaw-open")
+    assert count(after, RED) > 3 * count(before, RED)
+    top = slice(0, int(0.55 * len(before)))  # eyes and forehead
+    assert np.array_equal(after[top], before[top])
+    assert count(on_screen(page), RED) > 2.5 * count(before, RED)
+    assert latency < 5 and page.problems == []
+
+    page.keyboard.press("Escape")
+    page.locator("#av-line").focus()
+    page.keyboard.press("z")  # undo
+    until(lambda: not guest.session.desk.held, what="undo")
+    assert np.array_equal(still(guest), before)
+
+
+def test_playing_and_pausing_with_sound_in_step(viewer, open_page, keep) -> None:
+    page = open_page(viewer)
+    guest = newest(viewer)
+    still(guest)
+    page.get_by_label("Sequence").select_option("SEN-1")
+    until(lambda: guest.session.transport.sequence == "SEN-1", what="the sequence")
+    sent = guest.display.sent
+    page.get_by_label("Play or pause").click()
+    until(lambda: guest.display.sent > sent + 8, what="moving pictures")
+    assert not guest.display.last_exact
+    drifts = []
+    for _ in range(12):
+        page.wait_for_timeout(100)
+        drift = page.evaluate("(() => { const a = document.querySelector('#av audio'); return a.paused ? null : Number(a.dataset.drift); })()")
+        drifts += [drift] if drift is not None else []
+    keep(page, "playing")
+    assert drifts and abs(float(np.median(drifts))) < 0.08
+    page.keyboard.press(" ")
+    until(lambda: not guest.session.transport.playing, what="pause")
+    frame = guest.session.transport.frame
+    exact = still(guest)
+    page.keyboard.press("ArrowRight")
+    until(lambda: guest.session.transport.frame != frame, what="a step")
+    assert guest.session.transport.frame in (frame + 1, 40)
+    assert not np.array_equal(still(guest), exact)
+    assert page.problems == []
+
+
+def test_two_browsers_have_their_own_time_mode_and_face(viewer, open_page) -> None:
+    page, guest = open_page(viewer, 760, 520), None
+    guest = newest(viewer)
+    mine = still(guest)
+    other_page = open_page(viewer, 640, 480)
+    other = newest(viewer)
+    assert other is not guest
+    other_page.keyboard.press("End")
+    other_page.keyboard.press("2")
+    until(lambda: other.session.mode == "Truth" and other.session.transport.frame == 39, what="the other page")
+    theirs = still(other)
+    assert count(theirs, SKIN) == 0 and count(theirs, (170, 190, 140)) > 1000
+    assert np.array_equal(still(guest), mine) and guest.session.mode == "Render" and guest.session.transport.frame == 0
+    other_page.context.close()
+    until(lambda: other not in viewer.guests.values(), what="the departure")
+    page.keyboard.press("ArrowRight")
+    until(lambda: guest.session.transport.frame == 1, what="a step after the other left")
+
+
+def test_comparing_with_the_truth(viewer, open_page, keep) -> None:
+    page = open_page(viewer, 1280, 720)
+    guest = newest(viewer)
+    page.get_by_role("radio", name="Wipe").click()
+    until(lambda: guest.session.mode == "Wipe", what="wipe")
+    picture = still(guest)
+    half = picture.shape[1] // 2
+    assert count(picture[:, : half - 20], SKIN) == 0 and count(picture[:, half + 20 :], SKIN) > 1000
+    until(lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)).any(), what="the PSNR curve")
+    keep(page, "wipe")
+    handle = page.locator("#av-wipe").bounding_box()
+    page.mouse.move(handle["x"] + 14, 300)
+    page.mouse.down()
+    page.mouse.move(120, 300, steps=3)
+    page.mouse.up()
+    until(lambda: guest.session.wipe < 0.2, what="the wipe")
+    assert count(still(guest), SKIN) > count(picture, SKIN)
+    page.get_by_text("Worst frame").click()
+    until(lambda: guest.session.transport.frame == 55, what="the worst frame")
+    page.get_by_role("radio", name="Side by side").click()
+    until(lambda: guest.session.mode == "Side by side", what="side by side")
+    picture = still(guest)
+    assert count(picture[:, :half], SKIN) == 0 and count(picture[:, half:], SKIN) > 500
+    page.wait_for_timeout(300)
+    keep(page, "side-by-side")
+    page.keyboard.press("6")
+    until(lambda: guest.session.mode == "Error", what="error")
+    assert count(still(guest), (0, 0, 0)) > 1000
+    # Dragging the stage leaves the capture's camera.
+    page.mouse.move(300, 500)
+    page.mouse.down()
+    page.mouse.move(380, 470, steps=4)
+    page.mouse.up()
+    until(lambda: guest.session.camera is None and guest.session.mode == "Render", what="a free view")
+    turned = still(guest)
+    page.keyboard.press("f")
+    until(lambda: not np.array_equal(still(guest), turned), what="the front")
+
+
+def test_searching_presets_and_saving(viewer, open_page, keep, tmp_path: Path) -> None:
+    page = open_page(viewer, 1280, 720)
+    guest = newest(viewer)
+    before = still(guest)
+    search = page.locator(".mantine-Flex-root", has=page.get_by_text("Find", exact=True)).last.get_by_role("textbox")
+    search.fill("jaw op")
+    page.get_by_text("mouthClose", exact=True).wait_for(state="detached")
+    assert page.get_by_text("jawOpen", exact=True).is_visible()
+    keep(page, "search")
+    search.fill("")
+    page.locator(".mantine-Flex-root", has=page.get_by_text("Preset", exact=True)).last.get_by_role("combobox").click()
+    page.get_by_role("option", name="Eyes closed").click()
+    until(lambda: guest.session.desk.held.get("eyeBlinkLeft") == 1.0, what="the preset")
+    closed = still(guest)
+    assert count(closed, (245, 245, 245)) < 0.1 * count(before, (245, 245, 245))
+    with page.expect_download() as download:
+        page.get_by_label("Save picture").click()
+    target = tmp_path / "saved.png"
+    download.value.save_as(target)
+    saved = cv2.cvtColor(cv2.imread(str(target)), cv2.COLOR_BGR2RGB)
+    assert np.array_equal(saved, closed)
+    parameters = read_png_parameters(target)
+    assert parameters["avatar"] == viewer.stage.name
+    assert dict(map(tuple, parameters["request"]["controls"]["held"]))["eyeBlinkLeft"] == 1.0
+    json.dumps(parameters)
+
+
+def test_errors_are_shown_and_survived(viewer, open_page, keep) -> None:
+    page = open_page(viewer)
+    guest = newest(viewer)
+    still(guest)
+    viewer.stage.fail = "the renderer <img src=x onerror=alert(1)> has no memory."
+    try:
+        page.keyboard.press("ArrowRight")
+        alert = page.get_by_role("alert")
+        alert.wait_for(timeout=10_000)
+        assert "<img src=x" in alert.inner_text() and page.locator("#av-say img").count() == 0
+        keep(page, "error")
+    finally:
+        viewer.stage.fail = None
+    page.keyboard.press("ArrowRight")
+    alert.wait_for(state="detached", timeout=10_000)
+    assert guest.session.transport.frame == 2 and page.problems == []
+
+
+def test_a_phone_sees_the_face_and_can_open_the_controls(viewer, open_page, keep) -> None:
+    page = open_page(viewer, 390, 800)
+    guest = newest(viewer)
+    picture = still(guest)
+    keep(page, "phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shown = on_screen(page)
+    assert count(shown, RED) == pytest.approx(count(picture, RED), rel=0.35)  # not hidden behind the sheet
+    page.get_by_text(viewer.stage.name, exact=True).click()
+    page.get_by_text("Preset", exact=True).wait_for(state="visible")
+    page.wait_for_timeout(400)
+    keep(page, "phone-controls")
+    bar = page.locator("#av-bar").bounding_box()
+    assert bar["x"] >= 0 and bar["x"] + bar["width"] <= 390 and bar["y"] + bar["height"] <= 800.5
+
+
+def test_a_strange_name_is_only_text(viewer, open_page) -> None:
+    page = open_page(viewer, 700, 480)
+    assert page.locator("#av b:has-text('head'), #root b:has-text('head')").count() == 0
+    assert page.title().startswith("Test <b>head</b>")
+
+
+def test_a_page_without_its_token_shows_why(viewer, browser, keep) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    answer = page.goto(f"http://127.0.0.1:{viewer.port}/")
+    assert answer.status == 401 and "private" in page.inner_text("body")
+    keep(page, "refused")
+    # And a foreign page cannot open its socket.
+    page.goto("data:text/html,<p>elsewhere")
+    outcome = page.evaluate(
+        "port => new Promise(done => { const s = new WebSocket(`ws://127.0.0.1:${port}/`, ['viser-v1.1.1']);"
+        "s.onopen = () => done('open'); s.onerror = () => done('refused'); })",
+        viewer.port,
+    )
+    assert outcome == "refused"
+    context.close()
