@@ -41,12 +41,6 @@ class CameraColors:
         matrix = torch.linalg.inv(affine[:, :, :3])
         self.inverse = torch.cat([matrix, -(matrix @ affine[:, :, 3:])], 2).float()
 
-    def correct(self, pictures: Tensor, cameras: list[int]) -> Tensor:
-        """Pictures [B, H, W, 3] of `cameras` in the avatar's colours."""
-        inverse = self.inverse[cameras]
-        flat = pictures.reshape(len(cameras), -1, 3)
-        return torch.baddbmm(inverse[:, None, :, 3], flat, inverse[:, :, :3].transpose(1, 2)).reshape(pictures.shape)
-
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint."""
         return {"affine": self.affine, "inverse": self.inverse, "sums": self.sums}

@@ -1,5 +1,6 @@
 """The pictures of a tracked sequence as training wants them: decoded once, kept as bytes within a bound, prefetched.
 
+Pictures are kept as RGBA with colours already multiplied by the matte: what compositing needs, in one array.
 A `Batch` is one frame of the timeline seen by several cameras, cut to a window that holds the subject. Which frame and which cameras
 a step gets depends on the seed and the step's number alone, so that a resumed training sees what an uninterrupted one would.
 """
@@ -27,8 +28,7 @@ class Batch:
     t: int
     camera_ids: tuple[int, ...]
     cameras: Cameras  # cut to the window
-    images: Tensor  # [C, h, w, 3] uint8
-    masks: Tensor  # [C, h, w] uint8
+    images: Tensor  # [C, h, w, 4] uint8, colours times matte, matte
 
 
 class PictureCache:
@@ -38,25 +38,30 @@ class PictureCache:
         self.tracked = tracked
         self.limit = int(megabytes * 1e6)
         self.size = 0
-        self.kept: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self.kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self.lock = threading.Lock()
 
-    def get(self, t: int, camera: int) -> tuple[np.ndarray, np.ndarray]:
-        """Picture [H, W, 3] and mask [H, W], uint8."""
+    def get(self, t: int, camera: int) -> np.ndarray:
+        """[H, W, 4] uint8."""
         with self.lock:
             found = self.kept.get((t, camera))
             if found is not None:
                 self.kept.move_to_end((t, camera))
                 return found
-        pair = self.tracked.image(t, camera), self.tracked.mask(t, camera)
+        picture = premultiplied(self.tracked.image(t, camera), self.tracked.mask(t, camera))
         with self.lock:
             if (t, camera) not in self.kept:
-                self.kept[t, camera] = pair
-                self.size += pair[0].nbytes + pair[1].nbytes
+                self.kept[t, camera] = picture
+                self.size += picture.nbytes
             while self.size > self.limit and len(self.kept) > 1:
-                _, (image, mask) = self.kept.popitem(last=False)
-                self.size -= image.nbytes + mask.nbytes
-        return pair
+                self.size -= self.kept.popitem(last=False)[1].nbytes
+        return picture
+
+
+def premultiplied(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] and [H, W] → [H, W, 4], colours times mask / 255 (rounded), mask."""
+    scaled = (image.astype(np.uint16) * mask[..., None] + 127) // 255
+    return np.concatenate([scaled.astype(np.uint8), mask[..., None]], 2)
 
 
 def schedule(frames: np.ndarray, usable: np.ndarray, views: int, seed: int, step: int) -> tuple[int, tuple[int, ...]]:
@@ -73,22 +78,22 @@ def schedule(frames: np.ndarray, usable: np.ndarray, views: int, seed: int, step
 
 def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin: int = 12) -> Batch:
     """Pictures cut to one common window size that holds the foreground of every one of them plus `margin` pixels."""
-    pairs = [cache.get(t, c) for c in camera_ids]
+    pictures = [cache.get(t, c) for c in camera_ids]
     cameras = cache.tracked.cameras
-    boxes = [_box(mask, margin) for _, mask in pairs]
+    boxes = [_box(picture[..., 3], margin) for picture in pictures]
     width = min(cameras.width, max(b[2] - b[0] for b in boxes))
     height = min(cameras.height, max(b[3] - b[1] for b in boxes))
-    images, masks, Ks = [], [], cameras.Ks[list(camera_ids)].clone()
-    for i, ((image, mask), box) in enumerate(zip(pairs, boxes, strict=True)):
+    images = np.empty((len(pictures), height, width, 4), np.uint8)
+    Ks = cameras.Ks[list(camera_ids)].clone()
+    for i, (picture, box) in enumerate(zip(pictures, boxes, strict=True)):
         x = min(max((box[0] + box[2] - width) // 2, 0), cameras.width - width)
         y = min(max((box[1] + box[3] - height) // 2, 0), cameras.height - height)
-        images.append(torch.from_numpy(np.ascontiguousarray(image[y : y + height, x : x + width])))
-        masks.append(torch.from_numpy(np.ascontiguousarray(mask[y : y + height, x : x + width])))
+        images[i] = picture[y : y + height, x : x + width]
         Ks[i, 0, 2] -= x
         Ks[i, 1, 2] -= y
     names = tuple(cameras.names[c] for c in camera_ids)
     cut = Cameras(names, Ks, cameras.viewmats[list(camera_ids)], width, height)
-    return Batch(t, camera_ids, cut, torch.stack(images), torch.stack(masks))
+    return Batch(t, camera_ids, cut, torch.from_numpy(images))
 
 
 def batches(cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3) -> Iterator[Batch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,7 @@ from avatars.pictures import Batch, PictureCache
 from avatars.sequence import TrackedSequence
 from avatars.shell import View, sample_shell, seed_colors
 from avatars.train import Event, Split, TrainConfig
-from avatars.types import HeadPose
+from avatars.types import Cameras, HeadPose
 from cuda_ext import ops
 
 _OWN = ("means", "quats", "log_scales", "logit_opacities", "sh")
@@ -48,6 +49,7 @@ class Trainer:
         self.head = head.to(device)
         self.shaped = self.head.shape(tracked.identity.to(device))
         self.model = deform.find(config.deformation)
+        self.attention = losses.attention_of(self.head, config.mouth_weight, config.eyes_weight)
         self.colors = CameraColors(len(tracked.cameras), config.color_ridge)
         self.lpips = None
         if config.lpips_weight > 0:
@@ -87,10 +89,10 @@ class Trainer:
         head = self.head.to("cpu")
         for t in frames.tolist():
             ids = np.flatnonzero(self.split.cameras & self.tracked.valid[t]).tolist()
-            pairs = [self.cache.get(t, c) for c in ids]
+            pictures = np.stack([self.cache.get(t, c) for c in ids])
             vertices = head.vertices(self.tracked.identity, self.tracked.codes[t])[0]
             posed = face_frames(vertices, head.faces)
-            views.append(View(posed, self.tracked.cameras[ids], np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])))
+            views.append(View(posed, self.tracked.cameras[ids], pictures[..., :3], pictures[..., 3]))
         return views
 
     def _adopt(self, gaussians: CanonicalGaussians, parameters: dict[str, Tensor], codes: dict[str, Tensor], reach: Tensor) -> None:
@@ -157,7 +159,8 @@ class Trainer:
         self.step += 1
         kind: Literal["step", "refine"] = "step"
         if self.step % c.refine_every == 0:
-            self.colors.solve()
+            if self.step >= 2 * c.refine_every:
+                self.colors.solve()
             if fraction >= c.refine_from:
                 self._refine(fraction)
                 kind = "refine"
@@ -166,14 +169,12 @@ class Trainer:
 
     def _descend(self, batch: Batch, fraction: float) -> None:
         c = self.config
-        cameras = batch.cameras.to(self.device)
-        images, masks = batch.images, batch.masks
+        cameras, images, ids = batch.cameras.to(self.device), batch.images.to(self.device), list(batch.camera_ids)
         if fraction < c.half_until:
-            cameras, images, masks = _halved(cameras, images, masks)
+            cameras, images = _halved(cameras, images)
         rng = np.random.default_rng((c.seed, 3, self.step))
         backgrounds = torch.from_numpy(rng.random((len(cameras), 3), dtype=np.float32)).to(self.device)
-        target, mask = losses.composite(images.to(self.device), masks.to(self.device), backgrounds)
-        ids = list(batch.camera_ids)
+        target, mask = losses.composite(images, backgrounds, self.colors.inverse[ids].to(self.device))
         tuned = fraction >= c.deform_start
         pose = HeadPose(*(self.codes[k][batch.t : batch.t + 1] for k in _CODES))
         if not tuned:
@@ -187,11 +188,8 @@ class Trainer:
             means, quats, scales, local.logit_opacities, local.sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
             backgrounds=backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
         )  # fmt: skip
-        corrected = self.colors.correct(target, ids) if self.step >= 2 * c.refine_every else target
-        if corrected is not target:  # only the foreground went through the sensor
-            target = torch.lerp(target, corrected, mask[..., None])
         with torch.no_grad():
-            weights = losses.attention(self.head, vertices.detach(), cameras, c.mouth_weight, c.eyes_weight)
+            weights = self.attention.weights(vertices.detach(), cameras)
         loss = losses.photometric(splat.color, target, c.ssim_weight, weights)
         loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], mask)
         position, scale = losses.regularise(local, self.reach, c.max_scale)
@@ -208,7 +206,7 @@ class Trainer:
             self.code_adam.step(torch.tensor([batch.t], device=self.device))
         self.code_adam.zero_grad()
         if self.step % 5 == 0:
-            self._observe(splat.color.detach(), images.to(self.device), target, mask, ids, float(loss.detach()))
+            self._observe(splat.color.detach(), images, target, mask, ids, float(loss.detach()))
 
     @torch.no_grad()
     def _observe(self, rendered: Tensor, images: Tensor, target: Tensor, mask: Tensor, ids: list[int], loss: float) -> None:
@@ -219,7 +217,7 @@ class Trainer:
         psnr = float(-10 * torch.log10(error))
         mix = 0.0 if self.psnr == 0 else 0.9
         self.psnr, self.loss = mix * self.psnr + (1 - mix) * psnr, mix * self.loss + (1 - mix) * loss
-        pictures = images[grid].to(rendered.dtype) / 255
+        pictures = images[grid][..., :3].to(rendered.dtype) / 255
         for i, camera in enumerate(ids):
             chosen = solid[i]
             self.colors.observe(camera, rendered[grid][i][chosen].cpu(), pictures[i][chosen].cpu())
@@ -349,12 +347,9 @@ def _rows(tensor: Tensor, plan: Refinement, fresh: bool = False) -> Tensor:
     return torch.cat([tensor[plan.keep], torch.zeros_like(new) if fresh else new])
 
 
-def _halved(cameras, images: Tensor, masks: Tensor):
-    """Cameras, pictures and masks at half of the size (2×2 means; an odd last row or column is dropped)."""
-    h, w = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
-    cut = images[:, :h, :w].float().unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2)).mean((2, 4))
-    soft = masks[:, :h, :w].float().unflatten(2, (w // 2, 2)).unflatten(1, (h // 2, 2)).mean((2, 4))
-    from dataclasses import replace
-
+def _halved(cameras: Cameras, images: Tensor) -> tuple[Cameras, Tensor]:
+    """Cameras and pictures [C, H, W, 4] at half of the size: 2×2 means, an odd last row or column dropped."""
+    h, w = images.shape[1] // 2, images.shape[2] // 2
+    small = images[:, : 2 * h, : 2 * w].float().unflatten(2, (w, 2)).unflatten(1, (h, 2)).mean((2, 4))
     scale = torch.tensor([0.5, 0.5, 1.0], dtype=cameras.Ks.dtype, device=cameras.Ks.device)
-    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=w // 2, height=h // 2), cut, soft
+    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=w, height=h), small

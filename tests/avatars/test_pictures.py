@@ -18,12 +18,13 @@ from avatars.types import Cameras
 
 
 def test_cache_stays_within_its_bound(tiny_tracked: TrackedSequence) -> None:
-    one = tiny_tracked.image(0, 0).nbytes + tiny_tracked.mask(0, 0).nbytes
+    one = 4 * tiny_tracked.mask(0, 0).nbytes
     cache = PictureCache(tiny_tracked, 3.5 * one / 1e6)
     for t in range(tiny_tracked.frame_count):
         for c in range(4):
-            image, mask = cache.get(t, c)
-            assert np.array_equal(image, tiny_tracked.image(t, c)) and mask.shape == image.shape[:2]
+            picture, solid = cache.get(t, c), tiny_tracked.mask(t, c) == 255
+            assert np.array_equal(picture[solid, :3], tiny_tracked.image(t, c)[solid])
+            assert np.array_equal(picture[..., 3], tiny_tracked.mask(t, c)) and (picture[picture[..., 3] == 0] == 0).all()
     assert cache.size <= 3.5 * one and len(cache.kept) == 3
 
 
@@ -42,13 +43,13 @@ def test_batch_is_cut_to_the_subject(tiny_tracked: TrackedSequence) -> None:
     cache = PictureCache(tiny_tracked, 10)
     batch = load_batch(cache, 1, (0, 2), margin=1)
     c = batch.cameras
-    assert batch.images.shape == (2, c.height, c.width, 3) and batch.masks.shape == (2, c.height, c.width)
+    assert batch.images.shape == (2, c.height, c.width, 4)
     assert c.width < tiny_tracked.cameras.width
     for i, camera in enumerate((0, 2)):
         x, y = (int(tiny_tracked.cameras.Ks[camera, k, 2] - c.Ks[i, k, 2]) for k in (0, 1))
         whole = tiny_tracked.mask(1, camera)
-        assert np.array_equal(batch.masks[i].numpy(), whole[y : y + c.height, x : x + c.width])
-        assert (whole > 25).sum() == (batch.masks[i] > 25).sum()  # nothing of the subject is lost
+        assert np.array_equal(batch.images[i, ..., 3].numpy(), whole[y : y + c.height, x : x + c.width])
+        assert (whole > 25).sum() == (batch.images[i, ..., 3] > 25).sum()  # nothing of the subject is lost
 
 
 def test_prefetching_keeps_the_order_and_ends(tiny_tracked: TrackedSequence) -> None:
@@ -67,12 +68,19 @@ def test_missing_picture_reaches_the_caller(tiny_tracked: TrackedSequence) -> No
         next(source)
 
 
-def test_composite_and_coverage() -> None:
-    images = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
-    masks = torch.tensor([[[255, 0], [255, 255]]], dtype=torch.uint8)
-    target, mask = losses.composite(images, masks, torch.tensor([[0.2, 0.4, 0.6]]))
-    assert torch.allclose(target[0, 0, 1], torch.tensor([0.2, 0.4, 0.6])) and torch.allclose(target[0, 0, 0], torch.ones(3))
-    assert float(losses.coverage(mask, mask)) == 0 and float(losses.coverage(1 - mask, mask)) == 1
+def test_composite_mixes_and_corrects() -> None:
+    images = torch.tensor([[[[255, 255, 255, 255], [0, 0, 0, 0]], [[100, 50, 20, 128], [51, 102, 204, 255]]]], dtype=torch.uint8)
+    background = torch.tensor([[0.2, 0.4, 0.6]])
+    plain = torch.eye(3, 4)[None]
+    target, mask = losses.composite(images, background, plain)
+    assert torch.allclose(target[0, 0, 1], background[0], atol=1e-6) and torch.allclose(target[0, 0, 0], torch.ones(3), atol=1e-6)
+    half = torch.tensor([100, 50, 20]) / 255 + (1 - 128 / 255) * background[0]
+    assert torch.allclose(target[0, 1, 0], half, atol=1e-6) and float(mask[0, 1, 0]) == pytest.approx(128 / 255)
+    brighter = torch.cat([1.1 * torch.eye(3), torch.full((3, 1), 0.02)], 1)[None]
+    target, _ = losses.composite(images, background, brighter)
+    assert torch.allclose(target[0, 1, 1], 1.1 * torch.tensor([0.2, 0.4, 0.8]) + 0.02, atol=1e-5)
+    assert torch.allclose(target[0, 0, 1], background[0], atol=1e-6)  # the background passed through no sensor
+    assert float(losses.coverage(mask, mask)) == 0 and float(losses.coverage(1 - mask.round(), mask.round())) == 1
     assert float(losses.photometric(target, target, 0.2)) == pytest.approx(0, abs=1e-5)
 
 
@@ -88,10 +96,11 @@ def test_regularisers_leave_what_is_near_alone(tiny_head: HeadModel) -> None:
 
 def test_attention_is_on_the_face_for_cameras_that_see_it(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
     cameras = tiny_cameras
-    weights = losses.attention(tiny_head, tiny_head.template, cameras, 2.0, 3.0)
+    attention = losses.attention_of(tiny_head, 2.0, 3.0)
+    weights = attention.weights(tiny_head.template, cameras)
     assert weights.shape == (4, cameras.height, cameras.width)
     assert weights.min() >= 1 and weights[1].max() > 3.5 and weights[1, 0, 0] < 1.01
-    turned = losses.attention(tiny_head, tiny_head.template * torch.tensor([-1, 1, -1.0]), cameras, 2.0, 3.0)
+    turned = attention.weights(tiny_head.template * torch.tensor([-1, 1, -1.0]), cameras)
     assert torch.allclose(turned, torch.ones_like(turned))
 
 
@@ -108,9 +117,10 @@ def test_camera_colors_are_recovered_up_to_the_gauge() -> None:
         assert torch.allclose(colors.affine[c, :, 3], torch.full((3,), 0.01 * (c - 1)), atol=3e-3)
     assert torch.allclose(colors.affine[:3].mean(0), torch.eye(3, 4), atol=1e-5)
     assert torch.equal(colors.affine[3], torch.eye(3, 4))
-    x = torch.rand(2, 5, 6, 3, generator=g)
+    x = torch.rand(2, 30, 3, generator=g)
     recorded = torch.stack([x[0] * gains[0] - 0.01, x[1] * gains[2] + 0.01])
-    assert torch.allclose(colors.correct(recorded, [0, 2]), x, atol=0.01)
+    inverse = colors.inverse[[0, 2]]
+    assert torch.allclose(recorded @ inverse[:, :, :3].transpose(1, 2) + inverse[:, None, :, 3], x, atol=0.01)
 
 
 def _view(tracked: TrackedSequence, head: HeadModel, t: int) -> View:
