@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from cuda_ext import abi
-from cuda_ext.library import native
+from cuda_ext import abi, library
+
+if TYPE_CHECKING:
+    from cuda_ext.ops import Adam, SplatStatistics
 
 
 def pick(function: str, *tensors: Tensor):
     """The library for these tensors, or None when the reference must run (other dtypes, devices, policy)."""
-    if any(t.dtype != torch.float32 for t in tensors):
-        return None
-    return native(tensors[0].device.type, function)
+    for tensor in tensors:
+        if tensor.dtype != torch.float32:
+            return None
+    return library.native(tensors[0].device.type, function)
 
 
 def flags(antialiased: bool, log_scales: bool, logit_opacities: bool) -> int:
@@ -21,16 +29,246 @@ def flags(antialiased: bool, log_scales: bool, logit_opacities: bool) -> int:
     return abi.ANTIALIASED * antialiased | abi.LOG_SCALES * log_scales | abi.LOGIT_OPACITIES * logit_opacities
 
 
-def project(*args):
-    raise NotImplementedError
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
-def rasterize(*args):
-    raise NotImplementedError
+def _launch(device: torch.device) -> abi.AvLaunch:
+    if device.type == "cuda":
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        return abi.AvLaunch(torch.cuda.current_stream(index).cuda_stream, index, 1)
+    return abi.AvLaunch(None, 0, torch.get_num_threads())
 
 
-def splat(*args):
-    raise NotImplementedError
+class _Workspaces:
+    """Byte tensors that are lent and come back, so that a training loop does not fault in fresh pages every step."""
+
+    def __init__(self) -> None:
+        self._free: dict[torch.device, list[Tensor]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def take(self, size: int, device: torch.device) -> Tensor:
+        """At least `size` bytes; the smallest free tensor that is not four times too large, else a new one."""
+        with self._lock:
+            free = self._free[device]
+            fitting = [i for i, t in enumerate(free) if size <= t.numel() <= 4 * size + (1 << 20)]
+            if fitting:
+                return free.pop(min(fitting, key=lambda i: free[i].numel()))
+        return torch.empty(size + size // 8, dtype=torch.uint8, device=device)
+
+    def give(self, tensor: Tensor) -> None:
+        """Take back a tensor nobody reads any more; at most eight are kept per device."""
+        with self._lock:
+            free = self._free[tensor.device]
+            free.append(tensor)
+            if len(free) > 8:
+                free.pop(0)
+
+
+_workspaces = _Workspaces()
+_capacities: dict[tuple, int] = {}  # (device, N, C, width, height rounded) → Gaussian-tile instances to reserve
+
+
+def _capacity_key(device: torch.device, N: int, C: int, width: int, height: int) -> tuple:
+    return device, N.bit_length(), C, width, height
+
+
+def _scene(tensors, width: int, height: int, backgrounds, near: float, eps2d: float, flags: int, degree: int) -> abi.AvScene:
+    means, quats, scales, opacities, sh, viewmats, Ks = tensors
+    return abi.AvScene(
+        means.shape[0], viewmats.shape[0], width, height, sh.shape[1], degree, flags, near, eps2d, 0.0,
+        means.data_ptr(), quats.data_ptr(), scales.data_ptr(), opacities.data_ptr(), sh.data_ptr(), viewmats.data_ptr(),
+        Ks.data_ptr(), _pointer(backgrounds),
+    )  # fmt: skip
+
+
+def _sizes(lib, scene: abi.AvScene, capacity: int, threads: int) -> tuple[int, int]:
+    saved, scratch = ctypes.c_int64(), ctypes.c_int64()
+    library.check(lib, lib.av_splat_sizes(scene, capacity, threads, saved, scratch), "splat")
+    return saved.value, scratch.value
+
+
+def _contiguous(tensors) -> tuple[Tensor, ...]:
+    return tuple(t.detach().contiguous() for t in tensors)
+
+
+class _Saved:
+    """A workspace that outlives its call; goes back to the pool when the graph that holds it dies."""
+
+    def __init__(self, tensor: Tensor, capacity: int) -> None:
+        self.tensor, self.capacity = tensor, capacity
+
+    def __del__(self) -> None:
+        _workspaces.give(self.tensor)
+
+
+def _with_capacity(lib, call, args, scene: abi.AvScene, device: torch.device, counters: Tensor) -> _Saved:
+    """Run a forward call with workspaces for enough instances; the CPU says at once when there were too few."""
+    key = _capacity_key(device, scene.N, scene.C, scene.width, scene.height)
+    capacity = _capacities.get(key, 4 * scene.N * scene.C + 1024)
+    while True:
+        saved_bytes, scratch_bytes = _sizes(lib, scene, capacity, args.launch.threads)
+        saved = _Saved(_workspaces.take(saved_bytes, device), capacity)
+        scratch = _workspaces.take(scratch_bytes, device)
+        args.capacity = capacity
+        args.saved, args.saved_bytes = saved.tensor.data_ptr(), saved.tensor.numel()
+        args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
+        status = call(args)
+        _workspaces.give(scratch)
+        if status != abi.OVERFLOW:
+            library.check(lib, status, call.__name__)
+            _capacities[key] = capacity
+            return saved
+        capacity = int(counters[0]) * 5 // 4
+
+
+class _SplatFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, lib, settings, statistics):
+        width, height, near, eps2d, flags, degree, with_depth = settings
+        tensors = _contiguous((means, quats, scales, opacities, sh, viewmats, Ks))
+        bg = None if backgrounds is None else backgrounds.detach().contiguous()
+        device, N, C = means.device, means.shape[0], viewmats.shape[0]
+        scene = _scene(tensors, width, height, bg, near, eps2d, flags, degree)
+        color = means.new_empty(C, height, width, 3)
+        alpha = means.new_empty(C, height, width, 1)
+        depth = means.new_empty(C, height, width, 1) if with_depth else None
+        radii = torch.empty(C, N, 2, dtype=torch.int32, device=device)
+        contributions = None if statistics is None else means.new_empty(N)
+        counters = torch.empty(4, dtype=torch.int32, device=device)
+        args = abi.AvSplatForward(
+            _launch(device), scene, 0, color.data_ptr(), alpha.data_ptr(), _pointer(depth), radii.data_ptr(),
+            _pointer(contributions), counters.data_ptr(),
+        )  # fmt: skip
+        saved = _with_capacity(lib, lib.av_splat_forward, args, scene, device, counters)
+        if statistics is not None:
+            statistics.contributions.add_(contributions)
+        ctx.save_for_backward(*tensors, bg, color, alpha, depth)
+        ctx.lib, ctx.settings, ctx.statistics, ctx.saved = lib, settings, statistics, saved
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(radii)
+        return color, alpha, depth, radii
+
+    @staticmethod
+    def backward(ctx, v_color, v_alpha, v_depth, _):
+        *tensors, bg, color, alpha, depth = ctx.saved_tensors
+        width, height, near, eps2d, flags, degree, _ = ctx.settings
+        lib, statistics, means = ctx.lib, ctx.statistics, tensors[0]
+        scene = _scene(tensors, width, height, bg, near, eps2d, flags, degree)
+        v_color = torch.zeros_like(color) if v_color is None else v_color.contiguous()
+        v_alpha = None if v_alpha is None else v_alpha.contiguous()
+        v_depth = None if v_depth is None else v_depth.contiguous()
+        v = [torch.empty_like(t) for t in tensors[:5]]
+        launch = _launch(means.device)
+        scratch = _workspaces.take(_sizes(lib, scene, ctx.saved.capacity, launch.threads)[1], means.device)
+        sums = (None, None, None) if statistics is None else (statistics.grad_norm, statistics.count, statistics.max_radius)
+        args = abi.AvSplatBackward(
+            launch, scene, ctx.saved.capacity, color.data_ptr(), alpha.data_ptr(), _pointer(depth), v_color.data_ptr(),
+            _pointer(v_alpha), _pointer(v_depth), *(t.data_ptr() for t in v), *(_pointer(t) for t in sums),
+            ctx.saved.tensor.data_ptr(), ctx.saved.tensor.numel(), scratch.data_ptr(), scratch.numel(),
+        )  # fmt: skip
+        library.check(lib, lib.av_splat_backward(args), "splat backward")
+        _workspaces.give(scratch)
+        v_backgrounds = None
+        if ctx.needs_input_grad[7]:
+            v_backgrounds = ((1 - alpha) * v_color).sum((1, 2))
+        return *v, None, None, v_backgrounds, None, None, None
+
+
+def splat(lib, tensors, width, height, backgrounds, near, eps2d, flags, degree, depth, statistics: SplatStatistics | None):
+    """color [C,H,W,3], alpha [C,H,W,1], depth [C,H,W,1] or None, radii [C,N,2]."""
+    settings = (width, height, near, eps2d, flags, degree, depth)
+    return _SplatFunction.apply(*tensors, backgrounds, lib, settings, statistics)
+
+
+class _ProjectFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means, quats, scales, opacities, sh, viewmats, Ks, lib, settings):
+        width, height, near, eps2d, flags, degree = settings
+        tensors = _contiguous((means, quats, scales, opacities, sh, viewmats, Ks))
+        N, C = means.shape[0], viewmats.shape[0]
+        scene = _scene(tensors, width, height, None, near, eps2d, flags, degree)
+        shapes = ((C, N, 2), (C, N, 3), (C, N), (C, N, 3), (C, N))
+        out = [means.new_empty(s) for s in shapes]
+        radii = torch.empty(C, N, 2, dtype=torch.int32, device=means.device)
+        projected = abi.AvProjected(*(t.data_ptr() for t in out), radii.data_ptr())
+        args = abi.AvProject(_launch(means.device), scene, projected)
+        library.check(lib, lib.av_project_forward(args), "project")
+        ctx.save_for_backward(*tensors, *out, radii)
+        ctx.lib, ctx.settings = lib, settings
+        ctx.mark_non_differentiable(radii)
+        return *out, radii
+
+    @staticmethod
+    def backward(ctx, *v_out):
+        saved = ctx.saved_tensors
+        tensors, out = saved[:7], saved[7:]
+        width, height, near, eps2d, flags, degree = ctx.settings
+        scene = _scene(tensors, width, height, None, near, eps2d, flags, degree)
+        v_out = [v.contiguous() for v in v_out[:5]]
+        v = [torch.empty_like(t) for t in tensors[:5]]
+        args = abi.AvProjectBackward(
+            _launch(tensors[0].device), scene, abi.AvProjected(*(t.data_ptr() for t in out)),
+            abi.AvProjected(*(t.data_ptr() for t in v_out), None), *(t.data_ptr() for t in v),
+        )  # fmt: skip
+        library.check(ctx.lib, ctx.lib.av_project_backward(args), "project backward")
+        return *v, None, None, None, None
+
+
+def project(lib, tensors, width, height, near, eps2d, antialiased, degree):
+    """The fields of ops.Projected."""
+    return _ProjectFunction.apply(*tensors, lib, (width, height, near, eps2d, flags(antialiased, False, False), degree))
+
+
+class _RasterizeFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means2d, conics, depths, colors, opacities, radii, backgrounds, lib, width, height):
+        tensors = _contiguous((means2d, conics, depths, colors, opacities, radii))
+        bg = None if backgrounds is None else backgrounds.detach().contiguous()
+        (C, N), device = depths.shape, means2d.device
+        color = means2d.new_empty(C, height, width, 3)
+        alpha, depth = means2d.new_empty(C, height, width, 1), means2d.new_empty(C, height, width, 1)
+        contributions = means2d.new_empty(N)
+        counters = torch.empty(4, dtype=torch.int32, device=device)
+        args = abi.AvRasterize(
+            _launch(device), N, C, width, height, 0, abi.AvProjected(*(t.data_ptr() for t in tensors)), _pointer(bg),
+            color.data_ptr(), alpha.data_ptr(), depth.data_ptr(), contributions.data_ptr(), counters.data_ptr(),
+        )  # fmt: skip
+        scene = abi.AvScene(N, C, width, height, 1)
+        ctx.saved = _with_capacity(lib, lib.av_rasterize_forward, args, scene, device, counters)
+        ctx.save_for_backward(*tensors, bg, color, alpha, depth)
+        ctx.lib, ctx.size = lib, (width, height)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(contributions)
+        return color, alpha, depth, contributions
+
+    @staticmethod
+    def backward(ctx, v_color, v_alpha, v_depth, _):
+        *tensors, bg, color, alpha, depth = ctx.saved_tensors
+        lib, (width, height) = ctx.lib, ctx.size
+        C, N = tensors[2].shape
+        device = color.device
+        v_color = torch.zeros_like(color) if v_color is None else v_color.contiguous()
+        v_alpha = None if v_alpha is None else v_alpha.contiguous()
+        v_depth = None if v_depth is None else v_depth.contiguous()
+        v = [torch.empty_like(t) for t in tensors[:5]]
+        launch = _launch(device)
+        scratch = _workspaces.take(_sizes(lib, abi.AvScene(N, C, width, height, 1), ctx.saved.capacity, launch.threads)[1], device)
+        args = abi.AvRasterizeBackward(
+            launch, N, C, width, height, ctx.saved.capacity, abi.AvProjected(*(t.data_ptr() for t in tensors)),
+            abi.AvProjected(*(t.data_ptr() for t in v), None), _pointer(bg), color.data_ptr(), alpha.data_ptr(), depth.data_ptr(),
+            v_color.data_ptr(), _pointer(v_alpha), _pointer(v_depth), ctx.saved.tensor.data_ptr(), ctx.saved.tensor.numel(),
+            scratch.data_ptr(), scratch.numel(),
+        )  # fmt: skip
+        library.check(lib, lib.av_rasterize_backward(args), "rasterize backward")
+        _workspaces.give(scratch)
+        v_backgrounds = ((1 - alpha) * v_color).sum((1, 2)) if ctx.needs_input_grad[6] else None
+        return *v, None, v_backgrounds, None, None, None
+
+
+def rasterize(lib, tensors, width, height, backgrounds):
+    """The fields of ops.Rasterized."""
+    return _RasterizeFunction.apply(*tensors, backgrounds, lib, width, height)
 
 
 def bind(*args):
@@ -41,7 +279,7 @@ def l1_and_ssim(*args):
     raise NotImplementedError
 
 
-def adam(*args):
+def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None):
     raise NotImplementedError
 
 

@@ -1,0 +1,146 @@
+// The C interface of the CPU library: chooses the instruction set, checks what the kernels rely on, forwards.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+
+namespace {
+
+using av::Kernels;
+
+thread_local char t_error[256] = "";
+
+const Kernels* choose() {
+    const Kernels* best = &av::kernels_base;
+#if defined(AV_HAVE_X86)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const char* forced = getenv("AVATARS_ISA");  // "base" or "avx2": for tests and comparisons
+    if (avx2 && !(forced && !strcmp(forced, "base"))) best = &av::kernels_avx2;
+    if (avx512 && !(forced && (!strcmp(forced, "base") || !strcmp(forced, "avx2")))) best = &av::kernels_avx512;
+#endif
+    return best;
+}
+
+const Kernels& kernels() {
+    static const Kernels* const chosen = choose();
+    return *chosen;
+}
+
+int32_t refuse(const char* what) {
+    snprintf(t_error, sizeof t_error, "%s", what);
+    return AV_INVALID;
+}
+
+int32_t finish(int32_t status, const int32_t* counters, int64_t capacity) {
+    if (status == AV_OVERFLOW)
+        snprintf(t_error, sizeof t_error, "%d Gaussian-tile instances do not fit a capacity of %lld", counters[0],
+                 (long long)capacity);
+    return status;
+}
+
+bool bad_image(int32_t width, int32_t height) { return width <= 0 || height <= 0 || width > 32767 || height > 32767; }
+
+const char* bad_scene(const AvScene& s) {
+    if (s.N < 0 || s.C < 0 || s.N * (s.C > 0 ? s.C : 1) > 0x7fffffff) return "N and C must be non-negative and N·C fit 31 bits";
+    if (bad_image(s.width, s.height)) return "width and height must be 1..32767";
+    const int bases = (s.sh_degree + 1) * (s.sh_degree + 1);
+    if (s.sh_degree < 0 || s.sh_degree > 3 || bases > s.sh_bases) return "sh_degree must be 0..3 and covered by sh_bases";
+    if (s.sh_bases != 1 && s.sh_bases != 4 && s.sh_bases != 9 && s.sh_bases != 16) return "sh_bases must be 1, 4, 9 or 16";
+    if (!(s.near_plane > 0.0f)) return "the near plane must be in front of the camera";
+    return nullptr;
+}
+
+const char* bad_workspace(const AvScene& scene, int64_t capacity, int64_t saved, int64_t scratch) {
+    int64_t need_saved = 0, need_scratch = 0;
+    if (capacity < 0) return "capacity must not be negative";
+    kernels().splat_sizes(&scene, capacity, 1, &need_saved, &need_scratch);
+    return saved < need_saved || scratch < need_scratch ? "a workspace is smaller than av_splat_sizes says" : nullptr;
+}
+
+AvScene image_scene(int64_t N, int64_t C, int32_t width, int32_t height) {
+    AvScene s;
+    memset(&s, 0, sizeof s);
+    s.N = N, s.C = C, s.width = width, s.height = height, s.sh_bases = 1, s.near_plane = 1.0f;
+    return s;
+}
+
+}  // namespace
+
+#define AV_REFUSE_IF(expression) \
+    if (const char* why = (expression)) return refuse(why)
+
+extern "C" {
+
+int32_t av_abi_version(void) { return AV_ABI_VERSION; }
+const char* av_error(void) { return t_error; }
+const char* av_isa(void) { return kernels().name; }
+
+int64_t av_abi_size(const char* structure) {
+#define AV_SIZE(name) \
+    if (!strcmp(structure, #name)) return (int64_t)sizeof(name)
+    AV_SIZE(AvLaunch);
+    AV_SIZE(AvScene);
+    AV_SIZE(AvSplatForward);
+    AV_SIZE(AvSplatBackward);
+    AV_SIZE(AvProjected);
+    AV_SIZE(AvProject);
+    AV_SIZE(AvProjectBackward);
+    AV_SIZE(AvRasterize);
+    AV_SIZE(AvRasterizeBackward);
+    AV_SIZE(AvBind);
+    AV_SIZE(AvBindBackward);
+    AV_SIZE(AvSsim);
+    AV_SIZE(AvSsimBackward);
+    AV_SIZE(AvAdamTensor);
+    AV_SIZE(AvAdam);
+    AV_SIZE(AvMesh);
+#undef AV_SIZE
+    return -1;
+}
+
+int32_t av_splat_sizes(const AvScene* scene, int64_t capacity, int32_t threads, int64_t* saved, int64_t* scratch) {
+    return kernels().splat_sizes(scene, capacity, threads, saved, scratch);
+}
+
+int32_t av_splat_forward(const AvSplatForward* args) {
+    AV_REFUSE_IF(bad_scene(args->scene));
+    AV_REFUSE_IF(bad_workspace(args->scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    return finish(kernels().splat_forward(args), args->counters, args->capacity);
+}
+
+int32_t av_splat_backward(const AvSplatBackward* args) {
+    AV_REFUSE_IF(bad_scene(args->scene));
+    AV_REFUSE_IF(bad_workspace(args->scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    if (args->v_depth && !args->depth) return refuse("v_depth needs depth");
+    return kernels().splat_backward(args);
+}
+
+int32_t av_project_forward(const AvProject* args) {
+    AV_REFUSE_IF(bad_scene(args->scene));
+    return kernels().project_forward(args);
+}
+
+int32_t av_project_backward(const AvProjectBackward* args) {
+    AV_REFUSE_IF(bad_scene(args->scene));
+    return kernels().project_backward(args);
+}
+
+int32_t av_rasterize_forward(const AvRasterize* args) {
+    const AvScene scene = image_scene(args->N, args->C, args->width, args->height);
+    AV_REFUSE_IF(bad_scene(scene));
+    AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    return finish(kernels().rasterize_forward(args), args->counters, args->capacity);
+}
+
+int32_t av_rasterize_backward(const AvRasterizeBackward* args) {
+    const AvScene scene = image_scene(args->N, args->C, args->width, args->height);
+    AV_REFUSE_IF(bad_scene(scene));
+    AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    return kernels().rasterize_backward(args);
+}
+
+}  // extern "C"

@@ -1,0 +1,25 @@
+// Compiled once per instruction set with AV_ISA (128, 256, 512), AV_NS (a namespace) and AV_NAME (base, avx2, avx512). No
+// standard library templates here: the linker could take a copy compiled for a newer machine into the base path.
+#include "kernels.h"
+
+#include "splat_ops.h"
+
+#define AV_JOIN2(a, b) a##b
+#define AV_JOIN(a, b) AV_JOIN2(a, b)
+#define AV_TEXT2(a) #a
+#define AV_TEXT(a) AV_TEXT2(a)
+
+namespace av {
+
+const Kernels AV_JOIN(kernels_, AV_NAME) = {
+    AV_TEXT(AV_NAME),
+    AV_NS::splat_sizes,
+    AV_NS::splat_forward,
+    AV_NS::splat_backward,
+    AV_NS::project_forward,
+    AV_NS::project_backward,
+    AV_NS::rasterize_forward,
+    AV_NS::rasterize_backward,
+};
+
+}  // namespace av

@@ -1,0 +1,20 @@
+// The operators of one instruction set, as a table; api.cpp chooses the table.
+#pragma once
+#include "../include/abi.h"
+
+namespace av {
+
+struct Kernels {
+    const char* name;
+    decltype(&::av_splat_sizes) splat_sizes;
+    decltype(&::av_splat_forward) splat_forward;
+    decltype(&::av_splat_backward) splat_backward;
+    decltype(&::av_project_forward) project_forward;
+    decltype(&::av_project_backward) project_backward;
+    decltype(&::av_rasterize_forward) rasterize_forward;
+    decltype(&::av_rasterize_backward) rasterize_backward;
+};
+
+extern const Kernels kernels_base, kernels_avx2, kernels_avx512;
+
+}  // namespace av

@@ -1,0 +1,154 @@
+#include "pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace av {
+namespace {
+
+constexpr int kMaxThreads = 64;
+constexpr int kSpins = 2000;  // some 20–60 µs of pauses: longer than the gaps inside an operator, shorter than a time slice
+
+inline void pause_cpu() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+struct Pool {
+    std::mutex busy;  // held by the caller whose job runs
+    std::mutex sleep;
+    std::condition_variable wake, finished;
+    std::atomic<uint64_t> generation{0};
+    std::atomic<int64_t> next{0};
+    std::atomic<int> wanted{0};   // workers still to join the current job
+    std::atomic<int> running{0};  // workers inside it
+    std::atomic<int> sleepers{0};
+    std::atomic<bool> caller_sleeps{false};
+    Task task = nullptr;
+    void* context = nullptr;
+    int64_t count = 0;
+    int started = 0;
+
+    void drain(int worker) {
+        const Task run = task;
+        void* const what = context;
+        const int64_t n = count;
+        for (int64_t i = next.fetch_add(1, std::memory_order_relaxed); i < n; i = next.fetch_add(1, std::memory_order_relaxed))
+            run(what, i, worker);
+    }
+
+    // Claim a place in the current job; the count in `running` keeps the caller from ending it under us.
+    bool join(int& worker) {
+        running.fetch_add(1, std::memory_order_seq_cst);
+        int places = wanted.load(std::memory_order_seq_cst);
+        while (places > 0) {
+            if (wanted.compare_exchange_weak(places, places - 1, std::memory_order_seq_cst)) {
+                worker = places;
+                return true;
+            }
+        }
+        leave();
+        return false;
+    }
+
+    void leave() {
+        if (running.fetch_sub(1, std::memory_order_seq_cst) == 1 && caller_sleeps.load(std::memory_order_seq_cst)) {
+            std::lock_guard<std::mutex> lock(sleep);
+            finished.notify_all();
+        }
+    }
+
+    void work() {
+        uint64_t seen = 0;
+        for (;;) {
+            int spins = 0;
+            while (generation.load(std::memory_order_seq_cst) == seen) {
+                if (++spins < kSpins) {
+                    pause_cpu();
+                    continue;
+                }
+                std::unique_lock<std::mutex> lock(sleep);
+                sleepers.fetch_add(1, std::memory_order_seq_cst);
+                wake.wait(lock, [&] { return generation.load(std::memory_order_seq_cst) != seen; });
+                sleepers.fetch_sub(1, std::memory_order_seq_cst);
+            }
+            seen = generation.load(std::memory_order_seq_cst);
+            int worker = 0;
+            if (join(worker)) {
+                drain(worker);
+                leave();
+            }
+        }
+    }
+
+    void start(int threads) {
+        while (started < threads - 1) {
+            std::thread(&Pool::work, this).detach();
+            ++started;
+        }
+    }
+
+    void run(int threads, int64_t n, Task t, void* what) {
+        start(threads);
+        task = t, context = what, count = n;
+        next.store(0, std::memory_order_relaxed);
+        wanted.store(threads - 1, std::memory_order_seq_cst);
+        generation.fetch_add(1, std::memory_order_seq_cst);
+        if (sleepers.load(std::memory_order_seq_cst) > 0) {
+            std::lock_guard<std::mutex> lock(sleep);
+            wake.notify_all();
+        }
+        drain(0);
+        wanted.store(0, std::memory_order_seq_cst);  // latecomers find no place
+        for (int spins = 0; running.load(std::memory_order_seq_cst) != 0;) {
+            if (++spins < kSpins) {
+                pause_cpu();
+                continue;
+            }
+            std::unique_lock<std::mutex> lock(sleep);
+            caller_sleeps.store(true, std::memory_order_seq_cst);
+            finished.wait(lock, [&] { return running.load(std::memory_order_seq_cst) == 0; });
+            caller_sleeps.store(false, std::memory_order_seq_cst);
+        }
+    }
+};
+
+// Never destroyed: detached workers may still wait on it while the process ends. Replaced in a forked child, which has no workers.
+Pool* g_pool = nullptr;
+thread_local bool t_inside = false;
+
+Pool& pool() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        g_pool = new Pool;
+        pthread_atfork(nullptr, nullptr, [] { g_pool = new Pool; });
+    });
+    return *g_pool;
+}
+
+}  // namespace
+
+void parallel(int threads, int64_t count, Task task, void* context) {
+    if (threads > kMaxThreads) threads = kMaxThreads;
+    if (threads > count) threads = (int)count;
+    if (threads > 1 && !t_inside) {
+        Pool& p = pool();
+        if (p.busy.try_lock()) {
+            t_inside = true;
+            p.run(threads, count, task, context);
+            t_inside = false;
+            p.busy.unlock();
+            return;
+        }
+    }
+    for (int64_t i = 0; i < count; ++i) task(context, i, 0);
+}
+
+}  // namespace av

@@ -1,0 +1,340 @@
+// Sixteen float lanes, whatever the machine: one AVX-512 register, two AVX2 registers, or four of 128 bits (SSE2, NEON). One 4×4
+// block of pixels, or sixteen Gaussians. Overloads the functions of portable.h, so the shared mathematics runs on it.
+#pragma once
+#include <string.h>
+
+#include "../include/portable.h"
+
+#if AV_ISA >= 512
+#include <immintrin.h>
+#endif
+
+namespace av {
+inline namespace AV_NS {
+
+#define AV_INLINE inline __attribute__((always_inline))
+
+#if AV_ISA >= 512
+
+struct M16 {
+    __mmask16 m;
+    AV_INLINE M16() {}
+    AV_INLINE explicit M16(__mmask16 m) : m(m) {}
+};
+struct F16 {
+    __m512 v;
+    AV_INLINE F16() {}
+    AV_INLINE F16(__m512 v) : v(v) {}
+    AV_INLINE F16(float s) : v(_mm512_set1_ps(s)) {}
+};
+AV_INLINE F16 operator+(F16 a, F16 b) { return a.v + b.v; }
+AV_INLINE F16 operator-(F16 a, F16 b) { return a.v - b.v; }
+AV_INLINE F16 operator*(F16 a, F16 b) { return a.v * b.v; }
+AV_INLINE F16 operator/(F16 a, F16 b) { return a.v / b.v; }
+AV_INLINE F16 operator-(F16 a) { return -a.v; }
+AV_INLINE M16 operator<(F16 a, F16 b) { return M16(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)); }
+AV_INLINE M16 operator<=(F16 a, F16 b) { return M16(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)); }
+AV_INLINE M16 operator>(F16 a, F16 b) { return M16(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)); }
+AV_INLINE M16 operator>=(F16 a, F16 b) { return M16(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)); }
+AV_INLINE M16 operator==(F16 a, F16 b) { return M16(_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)); }
+AV_INLINE M16 operator&(M16 a, M16 b) { return M16((__mmask16)(a.m & b.m)); }
+AV_INLINE M16 operator|(M16 a, M16 b) { return M16((__mmask16)(a.m | b.m)); }
+AV_INLINE uint32_t bits(M16 m) { return m.m; }
+AV_INLINE M16 mask_from_bits(uint32_t m) { return M16((__mmask16)m); }
+AV_INLINE F16 select(M16 m, F16 a, F16 b) { return _mm512_mask_blend_ps(m.m, b.v, a.v); }
+AV_INLINE F16 keep(M16 m, F16 a) { return _mm512_maskz_mov_ps(m.m, a.v); }  // 0 elsewhere
+AV_INLINE F16 min_(F16 a, F16 b) { return _mm512_min_ps(a.v, b.v); }
+AV_INLINE F16 max_(F16 a, F16 b) { return _mm512_max_ps(a.v, b.v); }
+AV_INLINE F16 sqrt_(F16 a) { return _mm512_sqrt_ps(a.v); }
+AV_INLINE F16 fma_(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+AV_INLINE F16 fnma_(F16 a, F16 b, F16 c) { return _mm512_fnmadd_ps(a.v, b.v, c.v); }  // c - a·b
+AV_INLINE F16 abs_(F16 a) { return _mm512_abs_ps(a.v); }
+AV_INLINE F16 floor_(F16 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+AV_INLINE F16 ceil_(F16 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC); }
+AV_INLINE F16 round_(F16 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+AV_INLINE F16 scale2_(F16 a, F16 n) { return _mm512_scalef_ps(a.v, n.v); }  // a · 2ⁿ, n integral
+AV_INLINE F16 load(const float* p) { return _mm512_loadu_ps(p); }
+AV_INLINE void store(float* p, F16 a) { _mm512_storeu_ps(p, a.v); }
+AV_INLINE F16 load_part(const float* p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+AV_INLINE void store_part(float* p, F16 a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a.v); }
+// 1/a to full single precision for normal a (14-bit estimate and one Newton step); a third of a division's cost.
+AV_INLINE F16 reciprocal(F16 a) {
+    const __m512 r = _mm512_rcp14_ps(a.v);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r);
+}
+// Exponent and mantissa of positive numbers: a = m · 2ᵉ, m ∈ [1, 2).
+AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {
+    e = _mm512_getexp_ps(a.v);
+    m = _mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
+}
+AV_INLINE float sum(F16 a) { return _mm512_reduce_add_ps(a.v); }
+AV_INLINE float max_of(F16 a) { return _mm512_reduce_max_ps(a.v); }
+
+#else
+
+#if AV_ISA >= 256
+#define AV_NATIVE 8
+#else
+#define AV_NATIVE 4
+#endif
+typedef float NativeF __attribute__((vector_size(AV_NATIVE * 4)));
+typedef int32_t NativeI __attribute__((vector_size(AV_NATIVE * 4)));
+enum { REGISTERS = 16 / AV_NATIVE };
+
+struct M16 {
+    NativeI r[REGISTERS];
+};
+struct F16 {
+    NativeF r[REGISTERS];
+    AV_INLINE F16() {}
+    AV_INLINE F16(float s) {
+        for (int i = 0; i < REGISTERS; ++i) r[i] = NativeF{} + s;
+    }
+};
+#define AV_EACH for (int i = 0; i < REGISTERS; ++i)
+#define AV_BINARY(op)                          \
+    AV_INLINE F16 operator op(F16 a, F16 b) {  \
+        F16 c;                                 \
+        AV_EACH c.r[i] = a.r[i] op b.r[i];     \
+        return c;                              \
+    }
+#define AV_COMPARE(op)                                   \
+    AV_INLINE M16 operator op(F16 a, F16 b) {            \
+        M16 c;                                           \
+        AV_EACH c.r[i] = (NativeI)(a.r[i] op b.r[i]);    \
+        return c;                                        \
+    }
+AV_BINARY(+) AV_BINARY(-) AV_BINARY(*) AV_BINARY(/)
+AV_COMPARE(<) AV_COMPARE(<=) AV_COMPARE(>) AV_COMPARE(>=) AV_COMPARE(==)
+AV_INLINE F16 operator-(F16 a) {
+    F16 c;
+    AV_EACH c.r[i] = -a.r[i];
+    return c;
+}
+AV_INLINE M16 operator&(M16 a, M16 b) {
+    M16 c;
+    AV_EACH c.r[i] = a.r[i] & b.r[i];
+    return c;
+}
+AV_INLINE M16 operator|(M16 a, M16 b) {
+    M16 c;
+    AV_EACH c.r[i] = a.r[i] | b.r[i];
+    return c;
+}
+AV_INLINE uint32_t bits(M16 m) {
+    uint32_t out = 0;
+    int32_t lanes[16];
+    memcpy(lanes, &m, sizeof lanes);
+    for (int i = 0; i < 16; ++i) out |= (uint32_t)(lanes[i] & 1) << i;
+    return out;
+}
+AV_INLINE M16 mask_from_bits(uint32_t b) {
+    int32_t lanes[16];
+    for (int i = 0; i < 16; ++i) lanes[i] = -(int32_t)((b >> i) & 1);
+    M16 m;
+    memcpy((void*)&m, lanes, sizeof lanes);
+    return m;
+}
+AV_INLINE F16 select(M16 m, F16 a, F16 b) {
+    F16 c;
+    AV_EACH c.r[i] = m.r[i] ? a.r[i] : b.r[i];
+    return c;
+}
+AV_INLINE F16 keep(M16 m, F16 a) {
+    F16 c;
+    AV_EACH c.r[i] = (NativeF)((NativeI)a.r[i] & m.r[i]);
+    return c;
+}
+AV_INLINE F16 min_(F16 a, F16 b) {
+    F16 c;
+    AV_EACH c.r[i] = a.r[i] < b.r[i] ? a.r[i] : b.r[i];
+    return c;
+}
+AV_INLINE F16 max_(F16 a, F16 b) {
+    F16 c;
+    AV_EACH c.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i];
+    return c;
+}
+AV_INLINE F16 fma_(F16 a, F16 b, F16 c) { return a * b + c; }  // contracted where the machine can
+AV_INLINE F16 fnma_(F16 a, F16 b, F16 c) { return c - a * b; }
+AV_INLINE F16 sqrt_(F16 a) {
+    F16 c;
+    AV_EACH for (int j = 0; j < AV_NATIVE; ++j) c.r[i][j] = __builtin_sqrtf(a.r[i][j]);
+    return c;
+}
+AV_INLINE F16 abs_(F16 a) {
+    F16 c;
+    AV_EACH c.r[i] = (NativeF)((NativeI)a.r[i] & 0x7fffffff);
+    return c;
+}
+AV_INLINE F16 floor_(F16 a) {  // |a| < 2³¹
+    F16 c;
+    AV_EACH {
+        const NativeF t = __builtin_convertvector(__builtin_convertvector(a.r[i], NativeI), NativeF);
+        c.r[i] = t > a.r[i] ? t - 1.0f : t;
+    }
+    return c;
+}
+AV_INLINE F16 ceil_(F16 a) { return -floor_(-a); }
+AV_INLINE F16 round_(F16 a) { return floor_(a + F16(0.5f)); }
+AV_INLINE F16 scale2_(F16 a, F16 n) {  // exponents stay normal: n is clamped to [-126, 127]
+    F16 c;
+    n = min_(max_(n, F16(-126.0f)), F16(127.0f));
+    AV_EACH c.r[i] = a.r[i] * (NativeF)((__builtin_convertvector(n.r[i], NativeI) + 127) << 23);
+    return c;
+}
+AV_INLINE F16 load(const float* p) {
+    F16 a;
+    memcpy((void*)&a, p, sizeof a);
+    return a;
+}
+AV_INLINE void store(float* p, F16 a) { memcpy(p, &a, sizeof a); }
+AV_INLINE F16 load_part(const float* p, int n) {
+    float lanes[16] = {};
+    memcpy(lanes, p, (size_t)n * 4);
+    return load(lanes);
+}
+AV_INLINE void store_part(float* p, F16 a, int n) {
+    float lanes[16];
+    store(lanes, a);
+    memcpy(p, lanes, (size_t)n * 4);
+}
+AV_INLINE F16 reciprocal(F16 a) { return F16(1.0f) / a; }
+AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {  // normal numbers
+    AV_EACH {
+        const NativeI b = (NativeI)a.r[i];
+        e.r[i] = __builtin_convertvector((b >> 23) - 127, NativeF);
+        m.r[i] = (NativeF)((b & 0x7fffff) | 0x3f800000);
+    }
+}
+AV_INLINE float sum(F16 a) {
+    NativeF s = a.r[0];
+    for (int i = 1; i < REGISTERS; ++i) s += a.r[i];
+    float t = 0;
+    for (int j = 0; j < AV_NATIVE; ++j) t += s[j];
+    return t;
+}
+AV_INLINE float max_of(F16 a) {
+    float t = a.r[0][0];
+    AV_EACH for (int j = 0; j < AV_NATIVE; ++j) t = a.r[i][j] > t ? a.r[i][j] : t;
+    return t;
+}
+#undef AV_EACH
+#undef AV_BINARY
+#undef AV_COMPARE
+#endif
+
+AV_INLINE F16& operator+=(F16& a, F16 b) { return a = a + b; }
+AV_INLINE F16& operator-=(F16& a, F16 b) { return a = a - b; }
+AV_INLINE M16 finite_(F16 a) { return abs_(a) <= F16(3.402823466e38f); }
+
+template <>
+struct MaskOf<F16> {
+    typedef M16 type;
+};
+
+// 2^x for x in [-126, 127], relative error 2e-7 (degree 5, minimax on [-½, ½]).
+AV_INLINE F16 exp2_(F16 x) {
+    const F16 n = round_(x), f = x - n;
+    F16 p = F16(1.3333558146e-3f);
+    p = fma_(p, f, F16(9.6181291920e-3f));
+    p = fma_(p, f, F16(5.5504108664e-2f));
+    p = fma_(p, f, F16(2.4022650696e-1f));
+    p = fma_(p, f, F16(6.9314718056e-1f));
+    p = fma_(p, f, F16(1.0f));
+    return scale2_(p, n);
+}
+
+// log2 of positive normal x, absolute error 2e-7: 2·atanh((m-1)/(m+1)) after moving m into [√½, √2).
+AV_INLINE F16 log2_(F16 x) {
+    F16 e, m;
+    split_exponent(x, e, m);
+    const M16 high = m > F16(1.41421356f);
+    m = select(high, m * F16(0.5f), m);
+    e = select(high, e + F16(1.0f), e);
+    const F16 s = (m - F16(1.0f)) / (m + F16(1.0f)), q = s * s;
+    F16 p = F16(0.3205988980f);
+    p = fma_(p, q, F16(0.4121985831f));
+    p = fma_(p, q, F16(0.5770780164f));
+    p = fma_(p, q, F16(0.9617966939f));
+    p = fma_(p, q, F16(2.8853900818f));
+    return fma_(p, s, e);
+}
+
+AV_INLINE F16 exp_(F16 x) { return exp2_(min_(max_(x * F16(1.4426950409f), F16(-126.0f)), F16(126.9f))); }
+AV_INLINE float exp_(float x) { return expf(x); }
+
+#if AV_ISA >= 512
+// Sixteen registers that hold rows become sixteen that hold columns.
+AV_INLINE void transpose(F16* r) {
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i].v, r[i + 1].v);
+        t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
+    }
+    __m512 u[16];
+    for (int i = 0; i < 16; i += 4) {
+        u[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        u[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        u[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_f32x4(u[i], u[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_f32x4(u[i], u[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_f32x4(u[8 + i], u[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_f32x4(u[8 + i], u[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_f32x4(t[i], t[8 + i], 0xdd);
+        r[4 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0x88);
+        r[12 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+#else
+AV_INLINE void transpose(F16* r) {
+    float a[16][16], b[16][16];
+    for (int i = 0; i < 16; ++i) store(a[i], r[i]);
+    for (int i = 0; i < 16; ++i)
+        for (int j = 0; j < 16; ++j) b[j][i] = a[i][j];
+    for (int i = 0; i < 16; ++i) r[i] = load(b[i]);
+}
+#endif
+
+// Rows of S floats for up to 16 items (n valid; the rest reads as row 0) become S vectors of one lane per item, and back.
+template <int S>
+AV_INLINE void load_rows(const float* p, int n, F16* out) {
+    if (S % 16 == 0) {
+        for (int s = 0; s < S; s += 16) {
+            F16 r[16];
+            for (int l = 0; l < 16; ++l) r[l] = load(p + (l < n ? l : 0) * S + s);
+            transpose(r);
+            for (int j = 0; j < 16; ++j) out[s + j] = r[j];
+        }
+    } else {
+        float lanes[S][16];
+        for (int l = 0; l < 16; ++l)
+            for (int s = 0; s < S; ++s) lanes[s][l] = p[(l < n ? l : 0) * S + s];
+        for (int s = 0; s < S; ++s) out[s] = load(lanes[s]);
+    }
+}
+template <int S>
+AV_INLINE void store_rows(float* p, int n, const F16* in) {
+    if (S % 16 == 0) {
+        for (int s = 0; s < S; s += 16) {
+            F16 r[16];
+            for (int j = 0; j < 16; ++j) r[j] = in[s + j];
+            transpose(r);
+            for (int l = 0; l < n; ++l) store(p + l * S + s, r[l]);
+        }
+    } else {
+        float lanes[S][16];
+        for (int s = 0; s < S; ++s) store(lanes[s], in[s]);
+        for (int l = 0; l < n; ++l)
+            for (int s = 0; s < S; ++s) p[l * S + s] = lanes[s][l];
+    }
+}
+
+}  // namespace AV_NS
+}  // namespace av

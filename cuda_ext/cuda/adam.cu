@@ -1,0 +1,95 @@
+// Adam over several tensors in one launch; all rows, or those listed.
+#include <math.h>
+
+#include "platform.cuh"
+
+namespace av {
+
+constexpr int ADAM_THREADS = 256, ADAM_EACH = 4, ADAM_TENSORS = 24;  // tensors per launch: the parameters must stay below 4 KiB
+
+struct AdamBatch {
+    AvAdamTensor tensors[ADAM_TENSORS];
+    unsigned first_block[ADAM_TENSORS + 1];
+    int count;
+    double beta1, beta2, step;
+    const float* step_ptr;
+    float eps;
+};
+
+__device__ inline float adam_value(float p, float g, float& m, float& v, float b1, float b2, float eps, float rate, float inverse) {
+    m = fmaf(1.0f - b1, g - m, m);
+    v = fmaf(1.0f - b2, g * g, b2 * v);
+    return p - rate * m / (sqrtf(v * inverse) + eps);
+}
+
+__global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
+    AV_SHARED float corrections[2];
+    if (threadIdx.x == 0) {
+        const double step = batch.step_ptr ? (double)*batch.step_ptr : batch.step;
+        corrections[0] = (float)(1.0 / (1.0 - pow(batch.beta1, step)));
+        corrections[1] = (float)(1.0 / (1.0 - pow(batch.beta2, step)));
+    }
+    __syncthreads();
+    int which = 0;
+    while (blockIdx.x >= batch.first_block[which + 1]) ++which;
+    const AvAdamTensor& t = batch.tensors[which];
+    const float b1 = (float)batch.beta1, b2 = (float)batch.beta2;
+    const float lr = t.lr * corrections[0], lr_tail = t.lr_tail * corrections[0], inverse = corrections[1];
+    const bool two_rates = t.head_columns < t.columns;
+    const int64_t total = (t.row_ids ? t.row_count : t.rows) * t.columns;
+    const int64_t first = ((int64_t)(blockIdx.x - batch.first_block[which]) * ADAM_THREADS + threadIdx.x) * ADAM_EACH;
+    if (first >= total) return;
+    if (!t.row_ids && first + ADAM_EACH <= total) {  // 16 bytes at a time; torch aligns tensors, views may be odd
+        const bool aligned = (((uintptr_t)t.param | (uintptr_t)t.grad | (uintptr_t)t.m | (uintptr_t)t.v) & 15) == 0;
+        if (aligned) {
+            float4 p = *reinterpret_cast<float4*>(t.param + first), m = *reinterpret_cast<float4*>(t.m + first);
+            float4 v = *reinterpret_cast<float4*>(t.v + first);
+            const float4 g = *reinterpret_cast<const float4*>(t.grad + first);
+            float rates[4] = {lr, lr, lr, lr};
+            if (two_rates) {
+                unsigned column = (unsigned)(first % t.columns);
+                for (int i = 0; i < 4; ++i) {
+                    if (column >= t.head_columns) rates[i] = lr_tail;
+                    if (++column == t.columns) column = 0;
+                }
+            }
+            p.x = adam_value(p.x, g.x, m.x, v.x, b1, b2, batch.eps, rates[0], inverse);
+            p.y = adam_value(p.y, g.y, m.y, v.y, b1, b2, batch.eps, rates[1], inverse);
+            p.z = adam_value(p.z, g.z, m.z, v.z, b1, b2, batch.eps, rates[2], inverse);
+            p.w = adam_value(p.w, g.w, m.w, v.w, b1, b2, batch.eps, rates[3], inverse);
+            *reinterpret_cast<float4*>(t.param + first) = p;
+            *reinterpret_cast<float4*>(t.m + first) = m;
+            *reinterpret_cast<float4*>(t.v + first) = v;
+            return;
+        }
+    }
+    for (int64_t i = first; i < first + ADAM_EACH && i < total; ++i) {
+        const int64_t row = i / t.columns, column = i - row * t.columns;
+        const int64_t at = t.row_ids ? t.row_ids[row] * t.columns + column : i;
+        const float rate = column < t.head_columns ? lr : lr_tail;
+        t.param[at] = adam_value(t.param[at], t.grad[i], t.m[at], t.v[at], b1, b2, batch.eps, rate, inverse);
+    }
+}
+
+}  // namespace av
+
+extern "C" int32_t av_adam(const AvAdam* args) {
+    using namespace av;
+    const OnDevice device(args->launch);
+    for (int64_t begin = 0; begin < args->count; begin += ADAM_TENSORS) {
+        AdamBatch batch = {};
+        batch.beta1 = args->beta1, batch.beta2 = args->beta2, batch.step = args->step, batch.step_ptr = args->step_ptr;
+        batch.eps = (float)args->eps;
+        int64_t blocks = 0;
+        for (int64_t i = begin; i < args->count && i < begin + ADAM_TENSORS; ++i) {
+            const AvAdamTensor& t = args->tensors[i];
+            batch.tensors[batch.count] = t;
+            batch.first_block[batch.count++] = (unsigned)blocks;
+            blocks += blocks_for((t.row_ids ? t.row_count : t.rows) * t.columns, ADAM_THREADS * ADAM_EACH);
+            if (blocks > 0x7fffffff) return fail(AV_INVALID, "adam: more values than one launch can hold");
+        }
+        for (int i = batch.count; i <= ADAM_TENSORS; ++i) batch.first_block[i] = (unsigned)blocks;
+        launch(adam_kernel, dim3((unsigned)blocks), dim3(ADAM_THREADS), stream_of(args->launch), batch);
+    }
+    return finish("adam");
+}

@@ -1,0 +1,430 @@
+// Projection of Gaussians and its gradient; a thread per Gaussian (and camera, forward). The mathematics is in include/gaussian.h.
+//
+// In float32 a pixel coordinate near 800 has 6e-5 of resolution and loses more on its way from the world, too much for images
+// within 1e-5 of float64. Positions are therefore computed in double, and what rounding takes from the pixel coordinate
+// is kept beside it.
+#include "../include/gaussian.h"
+#include "splat.cuh"
+
+namespace av {
+
+constexpr int THREADS = 128;
+
+// The first 3·(DEGREE+1)² coefficients of one Gaussian, as 16-byte loads where rows are aligned to 16 bytes.
+template <int DEGREE>
+__device__ inline void load_sh(const AvScene& s, int64_t n, float* sh) {
+    constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
+    const float* row = s.sh + n * 3 * s.sh_bases;
+    if ((s.sh_bases & 3) == 0) {
+#pragma unroll
+        for (int i = 0; i < COUNT / 4; ++i) {
+            const float4 f = reinterpret_cast<const float4*>(row)[i];
+            sh[4 * i] = f.x, sh[4 * i + 1] = f.y, sh[4 * i + 2] = f.z, sh[4 * i + 3] = f.w;
+        }
+#pragma unroll
+        for (int i = COUNT / 4 * 4; i < COUNT; ++i) sh[i] = row[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) sh[i] = row[i];
+    }
+}
+
+// The parameters of one Gaussian after activation.
+struct Gaussian {
+    float mean[3], quat[4], scale[3], opacity;
+};
+
+__device__ inline Gaussian load_gaussian(const AvScene& s, int64_t n) {
+    Gaussian g;
+    for (int i = 0; i < 3; ++i) g.mean[i] = s.means[3 * n + i];
+    for (int i = 0; i < 4; ++i) g.quat[i] = s.quats[4 * n + i];
+    for (int i = 0; i < 3; ++i) {
+        const float x = s.scales[3 * n + i];
+        g.scale[i] = (s.flags & AV_LOG_SCALES) ? expf(x) : x;
+    }
+    const float o = s.opacities[n];
+    g.opacity = (s.flags & AV_LOGIT_OPACITIES) ? 1.0f / (1.0f + expf(-o)) : o;
+    return g;
+}
+
+__device__ inline Camera load_camera(const AvScene& s, int camera) {
+    return make_camera(s.viewmats + 16 * camera, s.Ks + 9 * camera, s.width, s.height, s.near_plane, s.eps2d);
+}
+
+// What a camera sees of a Gaussian: the shape, with position and pixel coordinates from double, and the extent.
+struct View : Shape<float> {
+    float u_low, v_low;  // what is left of u, v after rounding
+    float opacity;       // compensated
+    float half_x, half_y;
+};
+
+__device__ inline View view_of(const AvScene& s, const Gaussian& g, const Camera& cam, int camera) {
+    View w;
+    project_shape<float>(cam, g.mean, g.quat, g.scale, (s.flags & AV_ANTIALIASED) != 0, w);
+    const float* m = s.viewmats + 16 * camera;
+    double p[3];
+    for (int i = 0; i < 3; ++i) {
+        p[i] = (double)m[4 * i] * g.mean[0] + (double)m[4 * i + 1] * g.mean[1] + (double)m[4 * i + 2] * g.mean[2] + m[4 * i + 3];
+    }
+    const double inverse = 1.0 / p[2], xz = p[0] * inverse, yz = p[1] * inverse;
+    const double u = cam.fx * xz + cam.skew * yz + cam.cx, v = cam.fy * yz + cam.cy;
+    w.x = (float)p[0], w.y = (float)p[1], w.z = (float)p[2];
+    w.u = (float)u, w.v = (float)v;
+    w.u_low = (float)(u - w.u), w.v_low = (float)(v - w.v);
+    w.opacity = g.opacity * w.compensation;
+    const float squared = extent_squared<float>(log2f(w.opacity));
+    w.half_x = sqrtf(squared * w.a), w.half_y = sqrtf(squared * w.c);
+    const float all = g.scale[0] + g.scale[1] + g.scale[2] + w.opacity;
+    w.visible = w.visible && finite_(all) && w.opacity >= AV_ALPHA_MIN && w.u + w.half_x > 0 && w.u - w.half_x < s.width &&
+                w.v + w.half_y > 0 && w.v - w.half_y < s.height;
+    return w;
+}
+
+// Colour before the clamp; NaN when a coefficient is not finite.
+template <int DEGREE>
+__device__ inline float3 color_of(const float* sh, const Camera& cam, const Gaussian& g) {
+    constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
+    float d[3], Y[16], rgb[3] = {0.5f, 0.5f, 0.5f}, poison = 0;
+    view_direction<float>(cam, g.mean, d);
+    sh_basis<float>(DEGREE, d[0], d[1], d[2], Y);
+#pragma unroll
+    for (int k = 0; k < BASES; ++k) {
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+            rgb[i] = fmaf(Y[k], sh[3 * k + i], rgb[i]);
+            poison = fmaf(sh[3 * k + i], 0.0f, poison);  // 0, or NaN
+        }
+    }
+    return make_float3(rgb[0] + poison, rgb[1] + poison, rgb[2] + poison);
+}
+
+template <int DEGREE>
+__global__ void __launch_bounds__(THREADS)
+    project_kernel(AvScene s, Grid grid, Record* records, int32_t* radii, ForwardScratch scratch) {
+    const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int camera = blockIdx.y;
+    const int64_t at = camera * s.N + n;
+    Record record;
+    record.a = make_float4(0, 0, 0, -INFINITY), record.b = record.c = make_float4(0, 0, 0, 0);
+    ushort4 box = make_ushort4(0, 0, 0, 0);
+    int2 radius = make_int2(0, 0);
+    bool visible = false;
+    if (n < s.N) {
+        const Gaussian g = load_gaussian(s, n);
+        const Camera cam = load_camera(s, camera);
+        const View p = view_of(s, g, cam, camera);
+        if (p.visible) {
+            float sh[3 * (DEGREE + 1) * (DEGREE + 1)];
+            load_sh<DEGREE>(s, n, sh);
+            const float3 color = color_of<DEGREE>(sh, cam, g);
+            if (finite_(color.x + color.y + color.z)) {
+                visible = true;
+                const Ellipse w = ellipse_of_cov(p.b, p.c, p.det);
+                record.a = make_float4(p.u, p.v, __uint_as_float(pack_low(p.u_low, p.v_low)), log2f(p.opacity));
+                record.b = make_float4(w.s, w.r, w.e, p.z);
+                const float larger = fminf(ceilf(fmaxf(p.half_x, p.half_y)), 1073741824.0f);
+                record.c = make_float4(fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f), larger);
+                radius = make_int2((int)fminf(ceilf(p.half_x), 1073741824.0f), (int)fminf(ceilf(p.half_y), 1073741824.0f));
+                box = box_of(grid, p.u, p.v, p.half_x, p.half_y);
+            }
+        }
+        records[at] = record;
+        scratch.boxes[at] = box;
+        if (radii) reinterpret_cast<int2*>(radii)[at] = radius;
+    }
+    int* counts = scratch.counts + (int64_t)camera * grid.tiles;
+    for_each_tile(grid, visible, box, record.a, record.b, 0ull,
+                  [=](int tile, unsigned long long) { atomicAdd(&counts[tile], 1); });
+    const unsigned seen = __ballot_sync(FULL, visible);
+    if ((threadIdx.x & 31) == 0 && seen) atomicAdd(&scratch.total[1], (unsigned long long)__popc(seen));
+}
+
+// The separate `rasterize`: records from projected Gaussians.
+__global__ void __launch_bounds__(THREADS) pack_kernel(AvProjected in, Grid grid, Record* records, ForwardScratch scratch) {
+    const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int camera = blockIdx.y;
+    const int64_t at = camera * grid.N + n;
+    Record record;
+    record.a = make_float4(0, 0, 0, -INFINITY), record.b = record.c = make_float4(0, 0, 0, 0);
+    ushort4 box = make_ushort4(0, 0, 0, 0);
+    bool visible = false;
+    if (n < grid.N) {
+        const int rx = in.radii[2 * at], ry = in.radii[2 * at + 1];
+        visible = rx > 0 && ry > 0 && in.opacities[at] >= AV_ALPHA_MIN;
+        if (visible) {
+            const float conic[3] = {in.conics[3 * at], in.conics[3 * at + 1], in.conics[3 * at + 2]};
+            const Ellipse w = ellipse_of_conic(conic);
+            const float u = in.means2d[2 * at], v = in.means2d[2 * at + 1];
+            record.a = make_float4(u, v, 0.0f, log2f(in.opacities[at]));
+            record.b = make_float4(w.s, w.r, w.e, in.depths[at]);
+            record.c = make_float4(in.colors[3 * at], in.colors[3 * at + 1], in.colors[3 * at + 2], (float)max(rx, ry));
+            box = box_of(grid, u, v, (float)rx, (float)ry);
+        }
+        records[at] = record;
+        scratch.boxes[at] = box;
+    }
+    int* counts = scratch.counts + (int64_t)camera * grid.tiles;
+    for_each_tile(grid, visible, box, record.a, record.b, 0ull,
+                  [=](int tile, unsigned long long) { atomicAdd(&counts[tile], 1); });
+    const unsigned seen = __ballot_sync(FULL, visible);
+    if ((threadIdx.x & 31) == 0 && seen) atomicAdd(&scratch.total[1], (unsigned long long)__popc(seen));
+}
+
+template <int DEGREE>
+__global__ void __launch_bounds__(THREADS) project_forward_kernel(AvScene s, AvProjected out) {
+    const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int camera = blockIdx.y;
+    if (n >= s.N) return;
+    const int64_t at = camera * s.N + n;
+    const Gaussian g = load_gaussian(s, n);
+    const Camera cam = load_camera(s, camera);
+    View p = view_of(s, g, cam, camera);
+    float3 color = make_float3(0, 0, 0);
+    if (p.visible) {
+        float sh[3 * (DEGREE + 1) * (DEGREE + 1)];
+        load_sh<DEGREE>(s, n, sh);
+        color = color_of<DEGREE>(sh, cam, g);
+        p.visible = finite_(color.x + color.y + color.z);
+    }
+    const bool v = p.visible;
+    out.means2d[2 * at] = v ? p.u : 0.0f, out.means2d[2 * at + 1] = v ? p.v : 0.0f;
+    const float inverse = 1.0f / p.det;
+    out.conics[3 * at] = v ? p.c * inverse : 0.0f;
+    out.conics[3 * at + 1] = v ? -p.b * inverse : 0.0f;
+    out.conics[3 * at + 2] = v ? p.a * inverse : 0.0f;
+    out.depths[at] = v ? p.z : 0.0f;
+    out.colors[3 * at] = v ? fmaxf(color.x, 0.0f) : 0.0f;
+    out.colors[3 * at + 1] = v ? fmaxf(color.y, 0.0f) : 0.0f;
+    out.colors[3 * at + 2] = v ? fmaxf(color.z, 0.0f) : 0.0f;
+    out.opacities[at] = v ? p.opacity : 0.0f;
+    out.radii[2 * at] = v ? (int)fminf(ceilf(p.half_x), 1073741824.0f) : 0;
+    out.radii[2 * at + 1] = v ? (int)fminf(ceilf(p.half_y), 1073741824.0f) : 0;
+}
+
+// What reaches a Gaussian from one camera.
+struct ViewGradient {
+    float u, v, z, opacity, conic[3];
+    float color[3];  // before the clamp
+};
+
+struct GaussianGradient {
+    float mean[3], quat[4], scale[3], opacity;  // to the raw parameters where the flags say that these are raw
+};
+
+// From the sums that the rasteriser's gradient leaves behind: with q = dᵀ conic d and alpha = o·exp(-q/2), ∂L/∂q = -g/2.
+__device__ inline ViewGradient from_sums(const float4 m[3], float a, float b, float c, float opacity, const float4& color) {
+    ViewGradient g;
+    g.u = a * m[0].y + b * m[0].z, g.v = b * m[0].y + c * m[0].z;
+    g.conic[0] = -0.5f * m[0].w, g.conic[1] = -m[1].x, g.conic[2] = -0.5f * m[1].y;
+    g.opacity = m[0].x / opacity;
+    g.color[0] = color.x > 0 ? m[1].z : 0.0f;
+    g.color[1] = color.y > 0 ? m[1].w : 0.0f;
+    g.color[2] = color.z > 0 ? m[2].x : 0.0f;
+    g.z = m[2].y;
+    return g;
+}
+
+__device__ inline void add_view_gradient(const AvScene& s, const Gaussian& g, const Camera& cam, const View& w,
+                                         const ViewGradient& in, GaussianGradient& out) {
+    float v_quat[4], v_scale[3];
+    project_shape_backward<float>(cam, g.quat, g.scale, (s.flags & AV_ANTIALIASED) != 0, w, in.u, in.v, in.z, in.conic[0],
+                                  in.conic[1], in.conic[2], in.opacity * g.opacity, out.mean, v_quat, v_scale);
+    for (int i = 0; i < 4; ++i) out.quat[i] += v_quat[i];
+    for (int i = 0; i < 3; ++i) out.scale[i] += (s.flags & AV_LOG_SCALES) ? v_scale[i] * g.scale[i] : v_scale[i];
+    const float v_opacity = in.opacity * w.compensation;
+    out.opacity += (s.flags & AV_LOGIT_OPACITIES) ? v_opacity * g.opacity * (1.0f - g.opacity) : v_opacity;
+}
+
+struct Gradients {
+    float *means, *quats, *scales, *opacities, *sh;
+    float *grad_norm, *count, *max_radius;
+};
+
+template <int DEGREE>
+__device__ inline void add_color_gradient(const Gaussian& g, const Camera& cam, const float* sh, const float v_color[3],
+                                          float* v_sh, GaussianGradient& out) {
+    constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
+    float d[3], Y[16], weight[16], v_d[3] = {0, 0, 0};
+    const float inverse = view_direction<float>(cam, g.mean, d);
+    sh_basis<float>(DEGREE, d[0], d[1], d[2], Y);
+#pragma unroll
+    for (int k = 0; k < BASES; ++k) {
+        weight[k] = sh[3 * k] * v_color[0] + sh[3 * k + 1] * v_color[1] + sh[3 * k + 2] * v_color[2];
+#pragma unroll
+        for (int i = 0; i < 3; ++i) v_sh[3 * k + i] = fmaf(Y[k], v_color[i], v_sh[3 * k + i]);
+    }
+    sh_basis_backward<float>(DEGREE, d[0], d[1], d[2], weight, v_d[0], v_d[1], v_d[2]);
+    view_direction_backward<float>(d, inverse, v_d, out.mean);
+}
+
+template <int DEGREE>
+__device__ inline void store_gradient(const AvScene& s, int64_t n, const GaussianGradient& g, const float* v_sh,
+                                      const Gradients& out) {
+    for (int i = 0; i < 3; ++i) out.means[3 * n + i] = g.mean[i], out.scales[3 * n + i] = g.scale[i];
+    for (int i = 0; i < 4; ++i) out.quats[4 * n + i] = g.quat[i];
+    out.opacities[n] = g.opacity;
+    if (!out.sh) return;
+    constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
+    float* row = out.sh + n * 3 * s.sh_bases;
+    if ((s.sh_bases & 3) == 0) {
+#pragma unroll
+        for (int i = 0; i < COUNT / 4; ++i) {
+            reinterpret_cast<float4*>(row)[i] = make_float4(v_sh[4 * i], v_sh[4 * i + 1], v_sh[4 * i + 2], v_sh[4 * i + 3]);
+        }
+#pragma unroll
+        for (int i = COUNT / 4 * 4; i < COUNT; ++i) row[i] = v_sh[i];
+    } else {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) row[i] = v_sh[i];
+    }
+    for (int i = COUNT; i < 3 * s.sh_bases; ++i) row[i] = 0.0f;
+}
+
+// MOMENTS: gradients come as sums of the rasteriser and records; otherwise as AvProjected.
+template <int DEGREE, bool MOMENTS>
+__global__ void __launch_bounds__(THREADS)
+    project_backward_kernel(AvScene s, const Record* records, const float4* moments, AvProjected v_out, AvProjected seen,
+                            Gradients out) {
+    const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (n >= s.N) return;
+    constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
+    GaussianGradient gradient = {{0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0}, 0};
+    float v_sh[COUNT], sh[COUNT];
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) v_sh[i] = 0;
+    Gaussian g;
+    bool loaded = false;
+    float norm = 0, count = 0, radius = 0;
+    for (int camera = 0; camera < (int)s.C; ++camera) {
+        const int64_t at = camera * s.N + n;
+        float4 m[3];
+        bool any;
+        if (MOMENTS) {
+            for (int i = 0; i < 3; ++i) m[i] = moments[3 * at + i];
+            any = m[0].x != 0 || m[0].y != 0 || m[0].z != 0 || m[0].w != 0 || m[1].x != 0 || m[1].y != 0 || m[1].z != 0 ||
+                  m[1].w != 0 || m[2].x != 0 || m[2].y != 0;
+            const float larger = records[at].c.w;
+            if (larger > 0) count += 1, radius = fmaxf(radius, larger);
+            else any = false;
+        } else {
+            any = seen.radii[2 * at] > 0;
+        }
+        if (!any) continue;
+        if (!loaded) {
+            g = load_gaussian(s, n);
+            load_sh<DEGREE>(s, n, sh);
+            loaded = true;
+        }
+        const Camera cam = load_camera(s, camera);
+        const View w = view_of(s, g, cam, camera);
+        ViewGradient in;
+        if (MOMENTS) {
+            const float inverse = 1.0f / w.det;
+            in = from_sums(m, w.c * inverse, -w.b * inverse, w.a * inverse, w.opacity, records[at].c);
+            const float x = 0.5f * s.width * in.u, y = 0.5f * s.height * in.v;
+            norm += sqrtf(x * x + y * y);
+        } else {
+            in.u = v_out.means2d[2 * at], in.v = v_out.means2d[2 * at + 1];
+            in.z = v_out.depths[at], in.opacity = v_out.opacities[at];
+            for (int i = 0; i < 3; ++i) {
+                in.conic[i] = v_out.conics[3 * at + i];
+                in.color[i] = seen.colors[3 * at + i] > 0 ? v_out.colors[3 * at + i] : 0.0f;
+            }
+        }
+        add_view_gradient(s, g, cam, w, in, gradient);
+        add_color_gradient<DEGREE>(g, cam, sh, in.color, v_sh, gradient);
+    }
+    store_gradient<DEGREE>(s, n, gradient, v_sh, out);
+    if (out.grad_norm) out.grad_norm[n] += norm;
+    if (out.count) out.count[n] += count;
+    if (out.max_radius) out.max_radius[n] = fmaxf(out.max_radius[n], radius);
+}
+
+// Gradients of the separate `rasterize`.
+__global__ void __launch_bounds__(THREADS)
+    unpack_kernel(AvRasterizeBackward args, const Record* records, const float4* moments) {
+    const int64_t at = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (at >= args.N * args.C) return;
+    ViewGradient g = {0, 0, 0, 0, {0, 0, 0}, {0, 0, 0}};
+    if (records[at].c.w > 0) {
+        const float4 m[3] = {moments[3 * at], moments[3 * at + 1], moments[3 * at + 2]};
+        const float* conic = args.in.conics + 3 * at;
+        g = from_sums(m, conic[0], conic[1], conic[2], args.in.opacities[at], make_float4(1, 1, 1, 1));
+    }
+    args.v_in.means2d[2 * at] = g.u, args.v_in.means2d[2 * at + 1] = g.v;
+    args.v_in.depths[at] = g.z, args.v_in.opacities[at] = g.opacity;
+    for (int i = 0; i < 3; ++i) args.v_in.conics[3 * at + i] = g.conic[i], args.v_in.colors[3 * at + i] = g.color[i];
+}
+
+#define AV_BY_DEGREE(degree, call) \
+    switch (degree) {              \
+        case 0: call(0); break;    \
+        case 1: call(1); break;    \
+        case 2: call(2); break;    \
+        default: call(3); break;   \
+    }
+
+void launch_project(const AvScene& s, const Grid& grid, Record* records, int32_t* radii, const ForwardScratch& scratch,
+                    cudaStream_t stream) {
+    const dim3 blocks(blocks_for(s.N, THREADS), (unsigned)s.C);
+#define AV_CALL(D) launch(project_kernel<D>, blocks, dim3(THREADS), stream, s, grid, records, radii, scratch)
+    AV_BY_DEGREE(s.sh_degree, AV_CALL)
+#undef AV_CALL
+}
+
+void launch_pack(const AvProjected& in, const Grid& grid, Record* records, const ForwardScratch& scratch,
+                 cudaStream_t stream) {
+    launch(pack_kernel, dim3(blocks_for(grid.N, THREADS), (unsigned)grid.C), dim3(THREADS), stream, in, grid, records, scratch);
+}
+
+void launch_splat_project_backward(const AvSplatBackward& args, const Grid& grid, const Record* records,
+                                   const float* gradients, cudaStream_t stream) {
+    const Gradients out = {args.v_means, args.v_quats,   args.v_scales, args.v_opacities,
+                           args.v_sh,    args.grad_norm, args.count,    args.max_radius};
+    const AvProjected none = {};
+    const dim3 blocks(blocks_for(grid.N, THREADS));
+#define AV_CALL(D)                                                                               \
+    launch(project_backward_kernel<D, true>, blocks, dim3(THREADS), stream, args.scene, records, \
+           reinterpret_cast<const float4*>(gradients), none, none, out)
+    AV_BY_DEGREE(args.scene.sh_degree, AV_CALL)
+#undef AV_CALL
+}
+
+void launch_unpack_gradients(const AvRasterizeBackward& args, const Record* records, const float* gradients,
+                             cudaStream_t stream) {
+    launch(unpack_kernel, dim3(blocks_for(args.N * args.C, THREADS)), dim3(THREADS), stream, args, records,
+           reinterpret_cast<const float4*>(gradients));
+}
+
+}  // namespace av
+
+extern "C" {
+
+int32_t av_project_forward(const AvProject* args) {
+    using namespace av;
+    const AvScene& s = args->scene;
+    const OnDevice device(args->launch);
+    const dim3 blocks(blocks_for(s.N, THREADS), (unsigned)s.C);
+    const cudaStream_t stream = stream_of(args->launch);
+#define AV_CALL(D) launch(project_forward_kernel<D>, blocks, dim3(THREADS), stream, s, args->out)
+    AV_BY_DEGREE(s.sh_degree, AV_CALL)
+#undef AV_CALL
+    return finish("project");
+}
+
+int32_t av_project_backward(const AvProjectBackward* args) {
+    using namespace av;
+    const AvScene& s = args->scene;
+    const OnDevice device(args->launch);
+    const cudaStream_t stream = stream_of(args->launch);
+    const Gradients out = {args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh, nullptr, nullptr, nullptr};
+    const dim3 blocks(blocks_for(s.N, THREADS));
+#define AV_CALL(D)                                                                                              \
+    launch(project_backward_kernel<D, false>, blocks, dim3(THREADS), stream, s, (const Record*)nullptr,         \
+           (const float4*)nullptr, args->v_out, args->out, out)
+    AV_BY_DEGREE(s.sh_degree, AV_CALL)
+#undef AV_CALL
+    return finish("project backward");
+}
+
+}  // extern "C"

@@ -1,0 +1,260 @@
+// Structural similarity and L1, and their gradient: one pass over the images each way, separable window in shared memory.
+//
+// A block owns 32 × 32 pixels of one channel. Across: a thread makes four neighbouring outputs of a row, lanes on different rows; down: a
+// lane per column, four rows per warp; so that each value read from shared memory serves four outputs, and no bank conflicts.
+// Sums over pixels go through one partial per block and a second kernel: the same bits every time.
+#include "platform.cuh"
+
+namespace av {
+
+constexpr int SIDE = 32, RADIUS = AV_SSIM_RADIUS, WINDOW = 2 * RADIUS + 1;
+constexpr int HALO = SIDE + 2 * RADIUS, PITCH_IN = HALO + 1, PITCH_OUT = SIDE + 1;  // odd: rows in different banks
+constexpr int SSIM_THREADS = 256;
+
+struct Window {
+    float w[WINDOW];
+};
+
+static Window window() {
+    double all = 0, w[WINDOW];
+    for (int i = 0; i < WINDOW; ++i) {
+        w[i] = exp(-(double)((i - RADIUS) * (i - RADIUS)) / (2 * AV_SSIM_SIGMA * AV_SSIM_SIGMA));
+        all += w[i];
+    }
+    Window result;
+    for (int i = 0; i < WINDOW; ++i) result.w[i] = (float)(w[i] / all);
+    return result;
+}
+
+struct Place {
+    int image, channel, left, top, height, width, crop;
+
+    __device__ Place(int height_, int width_, int crop_)
+        : image(blockIdx.z / 3), channel(blockIdx.z % 3), left(blockIdx.x * SIDE), top(blockIdx.y * SIDE), height(height_),
+          width(width_), crop(crop_) {}
+    __device__ bool in_image(int y, int x) const { return y >= 0 && y < height && x >= 0 && x < width; }
+    __device__ bool counted(int y, int x) const {
+        return y >= crop && y < height - crop && x >= crop && x < width - crop;
+    }
+    __device__ int64_t pixel(int y, int x) const { return ((int64_t)image * height + y) * width + x; }
+    __device__ int64_t value(int y, int x) const { return pixel(y, x) * 3 + channel; }
+};
+
+__global__ void __launch_bounds__(SSIM_THREADS) ssim_kernel(AvSsim args, Window window, float* partials, float scale) {
+    AV_SHARED float in[2][HALO * PITCH_IN];
+    AV_SHARED float across[5][HALO * PITCH_OUT];
+    AV_SHARED float sums[2][SSIM_THREADS / 32];
+    const Place place(args.height, args.width, args.crop);
+    for (int i = threadIdx.x; i < HALO * HALO; i += SSIM_THREADS) {
+        const int row = i / HALO, column = i % HALO, y = place.top + row - RADIUS, x = place.left + column - RADIUS;
+        const bool inside = place.in_image(y, x);
+        in[0][row * PITCH_IN + column] = inside ? args.a[place.value(y, x)] : 0.0f;
+        in[1][row * PITCH_IN + column] = inside ? args.b[place.value(y, x)] : 0.0f;
+    }
+    __syncthreads();
+    for (int task = threadIdx.x; task < HALO * (SIDE / 4); task += SSIM_THREADS) {
+        const int row = task % HALO, first = task / HALO * 4;
+        float sum[5][4] = {};
+#pragma unroll
+        for (int k = 0; k < WINDOW + 3; ++k) {
+            const float a = in[0][row * PITCH_IN + first + k], b = in[1][row * PITCH_IN + first + k];
+            const float aa = a * a, bb = b * b, ab = a * b;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                if (k - j < 0 || k - j >= WINDOW) continue;
+                const float w = window.w[k - j];
+                sum[0][j] = fmaf(w, a, sum[0][j]), sum[1][j] = fmaf(w, b, sum[1][j]);
+                sum[2][j] = fmaf(w, aa, sum[2][j]), sum[3][j] = fmaf(w, bb, sum[3][j]), sum[4][j] = fmaf(w, ab, sum[4][j]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+            for (int m = 0; m < 5; ++m) across[m][row * PITCH_OUT + first + j] = sum[m][j];
+        }
+    }
+    __syncthreads();
+    const int column = threadIdx.x & 31, first = (threadIdx.x >> 5) * 4, x = place.left + column;
+    float sum[5][4] = {};
+#pragma unroll
+    for (int k = 0; k < WINDOW + 3; ++k) {
+#pragma unroll
+        for (int m = 0; m < 5; ++m) {
+            const float value = across[m][(first + k) * PITCH_OUT + column];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                if (k - j < 0 || k - j >= WINDOW) continue;
+                sum[m][j] = fmaf(window.w[k - j], value, sum[m][j]);
+            }
+        }
+    }
+    float total_ssim = 0, total_l1 = 0;
+    const int64_t plane = (int64_t)args.B * 3 * args.height * args.width;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        const int y = place.top + first + j;
+        if (!place.in_image(y, x)) continue;
+        const float ma = sum[0][j], mb = sum[1][j];
+        const float va = sum[2][j] - ma * ma, vb = sum[3][j] - mb * mb, vab = sum[4][j] - ma * mb;
+        const float A = 2 * ma * mb + AV_SSIM_C1, B = 2 * vab + AV_SSIM_C2;
+        const float C = ma * ma + mb * mb + AV_SSIM_C1, D = va + vb + AV_SSIM_C2;
+        const float inverse_C = 1.0f / C, inverse_D = 1.0f / D;
+        const float map = A * B * inverse_C * inverse_D;
+        float weight = place.counted(y, x) ? scale : 0.0f;
+        if (args.weights) weight *= args.weights[place.pixel(y, x)];
+        total_ssim += weight * map;
+        const int at = (first + j + RADIUS) * PITCH_IN + column + RADIUS;
+        total_l1 += weight * fabsf(in[0][at] - in[1][at]);
+        if (args.saved) {  // derivatives of the mean to the blurs of a, a² and a·b
+            float* saved = static_cast<float*>(args.saved) + (blockIdx.z * (int64_t)args.height + y) * args.width + x;
+            const float slope = 2 * inverse_C * inverse_D;
+            saved[0] = weight * (slope * mb * (B - A) - 2 * ma * map * (inverse_C - inverse_D));
+            saved[plane] = -weight * map * inverse_D;
+            saved[2 * plane] = weight * slope * A;
+        }
+    }
+    for (int step = 16; step; step /= 2) {
+        total_ssim += __shfl_xor_sync(FULL, total_ssim, step);
+        total_l1 += __shfl_xor_sync(FULL, total_l1, step);
+    }
+    if ((threadIdx.x & 31) == 0) sums[0][threadIdx.x >> 5] = total_l1, sums[1][threadIdx.x >> 5] = total_ssim;
+    __syncthreads();
+    if (threadIdx.x < 2) {
+        float all = 0;
+        for (int w = 0; w < SSIM_THREADS / 32; ++w) all += sums[threadIdx.x][w];
+        const int64_t blocks = (int64_t)gridDim.x * gridDim.y * 3;
+        const int64_t block = ((int64_t)place.channel * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+        partials[(place.image * blocks + block) * 2 + threadIdx.x] = all;
+    }
+}
+
+// A block per image adds up the partial sums.
+__global__ void __launch_bounds__(SSIM_THREADS) ssim_sum_kernel(const float* partials, int64_t blocks, float* l1, float* ssim) {
+    AV_SHARED double sums[2][SSIM_THREADS / 32];
+    double totals[2] = {0, 0};
+    const float* mine = partials + blockIdx.x * blocks * 2;
+    for (int64_t i = threadIdx.x; i < blocks; i += SSIM_THREADS) totals[0] += mine[2 * i], totals[1] += mine[2 * i + 1];
+    for (int step = 16; step; step /= 2) {
+        totals[0] += __shfl_xor_sync(FULL, totals[0], step);
+        totals[1] += __shfl_xor_sync(FULL, totals[1], step);
+    }
+    if ((threadIdx.x & 31) == 0) sums[0][threadIdx.x >> 5] = totals[0], sums[1][threadIdx.x >> 5] = totals[1];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double all[2] = {0, 0};
+        for (int w = 0; w < SSIM_THREADS / 32; ++w) all[0] += sums[0][w], all[1] += sums[1][w];
+        if (l1) l1[blockIdx.x] = (float)all[0];
+        ssim[blockIdx.x] = (float)all[1];
+    }
+}
+
+// v_a = blur(saved₀) + 2a·blur(saved₁) + b·blur(saved₂), all times v_ssim, plus the L1 term.
+__global__ void __launch_bounds__(SSIM_THREADS) ssim_backward_kernel(AvSsimBackward args, Window window, float scale) {
+    AV_SHARED float in[3][HALO * PITCH_IN];
+    AV_SHARED float across[3][HALO * PITCH_OUT];
+    const Place place(args.height, args.width, args.crop);
+    const int64_t plane = (int64_t)args.B * 3 * args.height * args.width;
+    const float* saved = static_cast<const float*>(args.saved) + blockIdx.z * (int64_t)args.height * args.width;
+    for (int i = threadIdx.x; i < HALO * HALO; i += SSIM_THREADS) {
+        const int row = i / HALO, column = i % HALO, y = place.top + row - RADIUS, x = place.left + column - RADIUS;
+        const bool inside = place.in_image(y, x);
+        const float* at = saved + (int64_t)y * args.width + x;
+#pragma unroll
+        for (int m = 0; m < 3; ++m) in[m][row * PITCH_IN + column] = inside ? at[m * plane] : 0.0f;
+    }
+    __syncthreads();
+    for (int task = threadIdx.x; task < HALO * (SIDE / 4); task += SSIM_THREADS) {
+        const int row = task % HALO, first = task / HALO * 4;
+#pragma unroll
+        for (int m = 0; m < 3; ++m) {
+            float sum[4] = {};
+#pragma unroll
+            for (int k = 0; k < WINDOW + 3; ++k) {
+                const float value = in[m][row * PITCH_IN + first + k];
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    if (k - j >= 0 && k - j < WINDOW) sum[j] = fmaf(window.w[k - j], value, sum[j]);
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < 4; ++j) across[m][row * PITCH_OUT + first + j] = sum[j];
+        }
+    }
+    __syncthreads();
+    const int column = threadIdx.x & 31, first = (threadIdx.x >> 5) * 4, x = place.left + column;
+    float sum[3][4] = {};
+#pragma unroll
+    for (int k = 0; k < WINDOW + 3; ++k) {
+#pragma unroll
+        for (int m = 0; m < 3; ++m) {
+            const float value = across[m][(first + k) * PITCH_OUT + column];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                if (k - j >= 0 && k - j < WINDOW) sum[m][j] = fmaf(window.w[k - j], value, sum[m][j]);
+            }
+        }
+    }
+    const float v_ssim = args.v_ssim[place.image], v_l1 = args.v_l1 ? args.v_l1[place.image] * scale : 0.0f;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        const int y = place.top + first + j;
+        if (!place.in_image(y, x)) continue;
+        const int64_t at = place.value(y, x);
+        const float a = args.a[at], b = args.b[at];
+        float gradient = v_ssim * (sum[0][j] + 2 * a * sum[1][j] + b * sum[2][j]);
+        if (v_l1 != 0 && place.counted(y, x)) {
+            const float weight = args.weights ? args.weights[place.pixel(y, x)] : 1.0f;
+            gradient += a > b ? v_l1 * weight : a < b ? -v_l1 * weight : 0.0f;
+        }
+        args.v_a[at] = gradient;
+    }
+}
+
+static dim3 ssim_grid(int64_t B, int height, int width) {
+    return dim3(blocks_for(width, SIDE), blocks_for(height, SIDE), (unsigned)(3 * B));
+}
+
+static float ssim_scale(int height, int width, int crop) {
+    return (float)(1.0 / (3.0 * (height - 2.0 * crop) * (width - 2.0 * crop)));
+}
+
+}  // namespace av
+
+extern "C" {
+
+int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t, int64_t* saved, int64_t* scratch) {
+    const dim3 grid = av::ssim_grid(B, height, width);
+    *saved = 3 * B * 3 * height * width * (int64_t)sizeof(float);
+    *scratch = (int64_t)grid.x * grid.y * grid.z * 2 * (int64_t)sizeof(float);
+    return AV_OK;
+}
+
+int32_t av_ssim_forward(const AvSsim* args) {
+    using namespace av;
+    if (3 * args->B > 65535) return fail(AV_INVALID, "ssim: more than 21845 images in one call");
+    int64_t saved = 0, scratch = 0;
+    av_ssim_sizes(args->B, args->height, args->width, 1, &saved, &scratch);
+    if (args->scratch_bytes < scratch || (args->saved && args->saved_bytes < saved)) {
+        return fail(AV_INVALID, "ssim: the workspaces are smaller than av_ssim_sizes says");
+    }
+    const OnDevice device(args->launch);
+    const cudaStream_t stream = stream_of(args->launch);
+    const dim3 grid = ssim_grid(args->B, args->height, args->width);
+    float* partials = static_cast<float*>(args->scratch);
+    launch(ssim_kernel, grid, dim3(SSIM_THREADS), stream, *args, window(), partials,
+           ssim_scale(args->height, args->width, args->crop));
+    launch(ssim_sum_kernel, dim3((unsigned)args->B), dim3(SSIM_THREADS), stream, partials, (int64_t)grid.x * grid.y * 3, args->l1,
+           args->ssim);
+    return finish("ssim");
+}
+
+int32_t av_ssim_backward(const AvSsimBackward* args) {
+    using namespace av;
+    if (3 * args->B > 65535) return fail(AV_INVALID, "ssim: more than 21845 images in one call");
+    const OnDevice device(args->launch);
+    launch(ssim_backward_kernel, ssim_grid(args->B, args->height, args->width), dim3(SSIM_THREADS), stream_of(args->launch), *args,
+           window(), ssim_scale(args->height, args->width, args->crop));
+    return finish("ssim backward");
+}
+
+}  // extern "C"
