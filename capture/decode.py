@@ -124,7 +124,7 @@ def _open(path: Path) -> Any:
         raise CaptureError(f"{path} cannot be opened: truncated or not a video ({reason}). {_AGAIN}") from None
     if not container.streams.video:
         container.close()
-        raise CaptureError(f"{path} holds no pictures. {_AGAIN}")
+        raise CaptureError(f"{path} holds no pictures: truncated or not a video. {_AGAIN}")
     return container
 
 

@@ -54,8 +54,9 @@ def carve(masks: np.ndarray, cameras: Cameras, resolution: int = 72) -> Hull:
         seen = (x >= 0) & (y >= 0) & (x < cameras.width) & (y < cameras.height) & (depths > 0)
         occupied[ids[seen]] = masks[camera, y[seen], x[seen]]
     volume = occupied.reshape(resolution, resolution, resolution)
-    surface = volume & ~binary_erosion(volume)
-    slope = -np.stack(np.gradient(gaussian_filter(volume.astype(np.float32), 1.5)), -1)[surface]
+    surface: np.ndarray = volume & ~np.asarray(binary_erosion(volume), bool)
+    density = np.asarray(gaussian_filter(volume.astype(np.float32), 1.5))
+    slope = -np.stack([np.gradient(density, axis=k) for k in range(3)], -1)[surface]
     normals = slope / np.maximum(np.linalg.norm(slope, axis=1, keepdims=True), 1e-9)
     return Hull(voxel, centres[occupied], centres[surface.ravel()], normals)
 

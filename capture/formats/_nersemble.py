@@ -70,7 +70,7 @@ def calibrated_cameras(path: Path, calibration: dict[str, Any], names: Sequence[
             notes.append(f"intrinsics scaled by {scale_x:.3g} from {calibrated[0]:.0f}×{calibrated[1]:.0f} to {width}×{height}")
     else:
         centre = np.median(Ks[:, :2, 2], axis=0) / (width, height)
-        scales = [s for s in (1.0, 0.5, 0.25, 0.125) if np.all(np.abs(centre * s - 0.5) < 0.15)]
+        scales = [s for s in (1.0, 0.5, 0.25, 0.125) if np.all(np.abs(centre * s - 0.5) < 0.1)]
         if not scales:
             raise CaptureError(
                 f"{path} states no image_size, and its principal points ({np.median(Ks[:, 0, 2]):.0f}, {np.median(Ks[:, 1, 2]):.0f}) "

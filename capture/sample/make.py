@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -111,10 +112,10 @@ def _truth(capture: Capture, folder: Path, size: tuple[int, int]) -> None:
     for sequence in capture.sequences:
         steps = np.rint(truth.vertices(sequence)[:, keep] / QUANTUM).astype(np.int32)
         deltas = np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1])).astype(np.int16)
-        motion = {k: v for k, v in truth.motion(sequence).items() if k in ("expression_weights", "expression_names", "head_rotation", "head_translation", "gaze_deg", "jaw_angle_deg")}  # fmt: skip
+        motion: dict[str, Any] = {k: v for k, v in truth.motion(sequence).items() if k in ("expression_weights", "expression_names", "head_rotation", "head_translation", "gaze_deg", "jaw_angle_deg")}  # fmt: skip
         (folder / sequence).mkdir()
-        scale = {"vertices_scale": np.float32(QUANTUM), "vertices_offset": np.float32(0), "vertices_delta": np.bool_(True)}
-        np.savez_compressed(folder / sequence / "motion.npz", vertices=deltas, **scale, **motion)
+        arrays: dict[str, Any] = {"vertices": deltas, "vertices_scale": np.float32(QUANTUM), "vertices_offset": np.float32(0), "vertices_delta": np.bool_(True)}
+        np.savez_compressed(folder / sequence / "motion.npz", **arrays, **motion)
     for sequence, camera in ALPHA:
         if sequence in capture.sequences and camera in capture.camera_names and truth.has_alpha(sequence, camera):
             (folder / sequence / "alpha").mkdir(exist_ok=True)
