@@ -1,0 +1,97 @@
+"""`avatars drive`: an avatar does what a recorded performance does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from avatars.commands import Console, Device, choose_device, existing_folder, parse_color
+from avatars.commands.shot import AvatarFolder, Shot, ShotFlags
+from avatars.errors import UserError
+
+EXAMPLES = (
+    ("a Live Link Face take with its sound", "avatars drive out/demo/avatar --codes take.csv --audio take.wav --out clip.mp4"),
+    ("seconds 2 to 7 of MediaPipe's blendshapes, the camera swaying", "avatars drive out/demo/avatar --codes webcam.json --start 2 --end 7 --path orbit --out clip.mp4"),
+    ("a mirrored recording whose pitch goes the other way", "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --out clip.mp4"),
+)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Drive an avatar with recorded codes: Live Link Face CSV, MediaPipe, LAM, BEAT or Audio2Face JSON, ARKit or our own npz.
+
+    Expressions go by their ARKit names. Angles are radians about the head's axes: yaw > 0 turns to the subject's left, pitch > 0
+    lowers the nose, roll > 0 tilts to the right shoulder; use --invert where an application counts otherwise.
+    """
+
+    avatar: AvatarFolder
+    """The avatar's folder, as `avatars train` or `avatars demo` wrote it."""
+    codes: Path
+    """The performance: .csv, .json or .npz."""
+    out: Path = Path("clip.mp4")
+    """The video to write."""
+    audio: Path | None = None
+    """Sound that began with the codes; cut to the video."""
+    start: float = 0.0
+    """Begin here, in seconds of the codes."""
+    end: float | None = None
+    """End here, in seconds of the codes."""
+    fps: float = 0.0
+    """Frames a second of the video; 0: as the codes, at most 60."""
+    mirror: bool = False
+    """Exchange left and right."""
+    invert: tuple[Literal["yaw", "pitch", "roll"], ...] = ()
+    """Head angles to take with the other sign."""
+    root: Literal["relative", "still", "absolute"] = "relative"
+    """Recorded motion of the whole head in space, where the codes have it: added, left out, or taken as it is."""
+    save_codes: Path | None = None
+    """Also write the codes as used, in the format of this file's ending."""
+    shot: ShotFlags = field(default_factory=Shot)
+    device: Device = "auto"
+    """Where to compute: auto takes CUDA where there is one."""
+
+    def run(self, console: Console) -> None:
+        """Drive."""
+        from avatars.video import check_video_path
+
+        check_video_path(self.out)
+        self.shot.check()
+        if self.end is not None and self.end <= self.start:
+            raise UserError(f"--end {self.end} must come after --start {self.start}.")
+        if self.audio is not None and not self.audio.is_file():
+            raise UserError(f"--audio {self.audio}: there is no such file.")
+        existing_folder(self.avatar, "avatar", "avatars train TRACKED --out AVATAR")
+
+        from avatars.drive import open_driver, retarget, save_codes
+
+        codes = open_driver(self.codes)
+        if self.start >= codes.duration:
+            raise UserError(f"--start {self.start}: {self.codes} lasts {codes.duration:.2f} s.")
+        codes = codes.cut(self.start, self.end)
+        codes = codes.mirrored() if self.mirror else codes
+        codes = codes.inverted(self.invert)
+        fps = self.fps or min(codes.fps, 60.0)
+        codes = codes.resampled(fps)
+        device = choose_device(self.device)
+
+        from avatars.avatar import load_avatar
+        from avatars.camera_path import subject_of
+        from avatars.playback import play, rest_pose
+        from avatars.video import open_video
+
+        avatar = load_avatar(self.avatar).to(device)
+        rest = rest_pose(avatar).to("cpu")
+        poses = retarget(codes, avatar.head, rest, self.root)
+        cameras = self.shot.cameras(avatar, subject_of(rest), len(poses))
+        if self.save_codes is not None:
+            save_codes(self.save_codes, codes)
+        with open_video(self.out, fps, self.audio, audio_start=self.start) as video:
+            for picture in play(avatar, poses, cameras, parse_color(self.shot.background), self.shot.backend, console.progress, "driving"):
+                video.write(picture)
+        console.say(f"{self.out}  {len(poses)} frames, {len(poses) / fps:.2f} s{', with sound' if self.audio else ''}")
+
+
+def command() -> type:
+    """The flags of `avatars drive`."""
+    return Drive
