@@ -73,8 +73,8 @@ def pictures_of(avatar: Avatar, tracked: TrackedSequence, config: EvalConfig) ->
     out_frames = held_out_frames(avatar, tracked)
     trained = [t for t in range(tracked.frame_count) if t not in out_frames]
     pairs = {
-        "novel_view": [(t, c) for t in trained for c in np.flatnonzero(held & tracked.valid[t])],
-        "self_reenactment": [(t, c) for t in sorted(out_frames) for c in np.flatnonzero(tracked.valid[t])],
+        "novel_view": [(t, c) for t in trained for c in np.flatnonzero(held & tracked.valid[t]).tolist()],
+        "self_reenactment": [(t, c) for t in sorted(out_frames) for c in np.flatnonzero(tracked.valid[t]).tolist()],
     }
     limits = {"novel_view": config.novel_views, "self_reenactment": config.reenactments}
     return {k: _spread(v, limits[k]) for k, v in pairs.items() if v}

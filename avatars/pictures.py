@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +96,7 @@ def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin:
     return Batch(t, camera_ids, cut, torch.from_numpy(images))
 
 
-def batches(cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3) -> Iterator[Batch]:
+def batches(cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3) -> Generator[Batch]:
     """Endless batches of steps `first`, `first`+1, …, loaded by one thread that runs at most `ahead` of them in front."""
     ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
     stop = threading.Event()

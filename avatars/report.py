@@ -9,7 +9,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def heat(value: np.ndarray) -> np.ndarray:
 
 def _protocol_curve(records: list[dict[str, Any]]) -> str:
     """Mean foreground PSNR per frame, one line per sequence; and the table of cameras."""
-    lines: dict[str, tuple[list[float], list[float]]] = {}
+    lines: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
     for sequence in dict.fromkeys(r["sequence"] for r in records):
         by_frame: dict[int, list[float]] = {}
         for r in records:
@@ -140,7 +140,7 @@ def _protocol_curve(records: list[dict[str, Any]]) -> str:
     return _chart(lines, "frame", "dB over the foreground") + f"<table class=cameras><tr>{cells}</tr></table>"
 
 
-def _chart(lines: dict[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> str:
+def _chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> str:
     """An inline SVG line chart."""
     width, height, left, bottom = 760, 190, 52, 30
     xs = [x for line in lines.values() for x in line[0]]

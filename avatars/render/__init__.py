@@ -47,9 +47,7 @@ def render(gaussians: Gaussians, cameras: Cameras, backgrounds: Tensor | None = 
     if reason is not None:
         raise UserError(f"The {backend} renderer cannot run on {device}: {reason}")
     cameras = cameras.to(device=device, dtype=gaussians.means.dtype)
-    if backgrounds is None:
-        backgrounds = torch.zeros(3)
-    if backgrounds.shape not in ((3,), (len(cameras), 3)):
-        raise ValueError(f"backgrounds must be [3] or [{len(cameras)}, 3], got {list(backgrounds.shape)}")
-    backgrounds = backgrounds.to(gaussians.means).expand(len(cameras), 3).contiguous()
-    return module.render(gaussians, cameras, backgrounds)
+    color = torch.zeros(3) if backgrounds is None else backgrounds
+    if tuple(color.shape) not in ((3,), (len(cameras), 3)):
+        raise ValueError(f"backgrounds must be [3] or [{len(cameras)}, 3], got {list(color.shape)}")
+    return module.render(gaussians, cameras, color.to(gaussians.means).expand(len(cameras), 3).contiguous())

@@ -22,7 +22,7 @@ def available(device: torch.device) -> str | None:
 
 def render(gaussians: Gaussians, cameras: Cameras, backgrounds: Tensor) -> Image:
     """Rasterise [N] Gaussians for [C] cameras over backgrounds [C, 3]."""
-    from gsplat import rasterization
+    from gsplat import rasterization  # pyright: ignore[reportAttributeAccessIssue]
 
     g = gaussians
     color, alpha, _ = rasterization(
