@@ -35,7 +35,8 @@ def look_at_point(cameras: Cameras) -> np.ndarray:
 def carve(masks: np.ndarray, cameras: Cameras, resolution: int = 72) -> Hull:
     """Carve a cube of resolution³ voxels around the point all cameras look at; it just covers their pictures.
 
-    masks: bool [C, H, W], foreground. A voxel outside of a picture is not carved by it. [P] may be 0 where calibration and masks disagree.
+    masks: bool [C, H, W], foreground. A voxel outside of a picture is not carved by it, but it must lie
+    inside of at least half of them. [P] may be 0 where calibration and masks disagree.
     """
     if masks.shape != (len(cameras), cameras.height, cameras.width):
         raise ValueError(f"carve: masks must be [{len(cameras)}, {cameras.height}, {cameras.width}], got {masks.shape}")
@@ -47,12 +48,15 @@ def carve(masks: np.ndarray, cameras: Cameras, resolution: int = 72) -> Hull:
     axis = (np.arange(resolution) + 0.5) * voxel - half
     centres = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3) + target
     occupied = np.ones(len(centres), bool)
+    views = np.zeros(len(centres), np.int32)
     for camera in range(len(cameras)):
         ids = np.flatnonzero(occupied)
         pixels, depths = project(centres[ids], cameras, camera)
         x, y = np.floor(pixels).astype(int).T
         seen = (x >= 0) & (y >= 0) & (x < cameras.width) & (y < cameras.height) & (depths > 0)
+        views[ids[seen]] += 1
         occupied[ids[seen]] = masks[camera, y[seen], x[seen]]
+    occupied &= 2 * views >= len(cameras)
     volume = occupied.reshape(resolution, resolution, resolution)
     surface: np.ndarray = volume & ~np.asarray(binary_erosion(volume), bool)
     density = np.asarray(gaussian_filter(volume.astype(np.float32), 1.5))
