@@ -1,0 +1,429 @@
+"""The CUDA kernels against the float64 reference: on the host under the emulation always, on a GPU where there is one.
+
+The emulation (emulation/) compiles the very same .cu files with g++; it needs no CUDA toolkit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cuda_ext import abi, reference
+
+ROOT = Path(__file__).resolve().parents[2]
+_spec = importlib.util.spec_from_file_location("cuda_calls", Path(__file__).with_name("cuda_calls.py"))
+assert _spec is not None and _spec.loader is not None
+_calls = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_calls)
+SplatCall, Workspace, head_like = _calls.SplatCall, _calls.Workspace, _calls.head_like
+check, launch_of, pointer = _calls.check, _calls.launch_of, _calls.pointer
+
+KERNELS = sorted((ROOT / "cuda_ext" / "cuda").glob("*.cu"))
+EMULATION = Path(__file__).parent / "emulation"
+
+
+def build_emulation() -> Path:
+    """Compile the kernels for the host, once per content of the sources."""
+    sources = [*KERNELS, EMULATION / "emulation.cpp"]
+    headers = [*(ROOT / "cuda_ext").glob("cuda/*.cuh"), *(ROOT / "cuda_ext").glob("include/*.h"), EMULATION / "emulation.h"]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted([*sources, *headers]))).hexdigest()[:16]
+    target = ROOT / "build" / "emulation" / f"libavatars_emulated_{digest}.so"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    options = ["g++", "-O1", "-std=c++17", "-fPIC", "-shared", "-DAV_EMULATE", "-U_FORTIFY_SOURCE", f"-I{EMULATION}"]
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    command = [*options, "-x", "c++", *map(str, sources), "-o", str(temporary)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    os.replace(temporary, target)
+    return target
+
+
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Give every function its types."""
+    for name, (result, arguments) in abi.FUNCTIONS.items():
+        if hasattr(library, name):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    library.av_error.restype = ctypes.c_char_p
+    library.av_abi_size.restype = ctypes.c_int64
+    return library
+
+
+@pytest.fixture(scope="module", params=["emulation", "gpu"])
+def backend(request: pytest.FixtureRequest) -> tuple[ctypes.CDLL, torch.device]:
+    """A library and the device whose tensors it takes."""
+    if request.param == "emulation":
+        return declare(ctypes.CDLL(str(build_emulation()))), torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    path = Path(os.environ.get("AVATARS_CUDA_LIBRARY", ROOT / "cuda_ext" / "libavatars_cuda.so"))
+    if not path.exists():
+        pytest.skip(f"{path} was not built")
+    return declare(ctypes.CDLL(str(path))), torch.device("cuda", torch.cuda.current_device())
+
+
+def to(device: torch.device, *tensors: Tensor | None) -> list:
+    """Contiguous float32 copies on the device."""
+    return [None if t is None else t.detach().to(device=device, dtype=torch.float32).contiguous() for t in tensors]
+
+
+def close(actual: Tensor, expected: Tensor, relative: float, what: str) -> None:
+    """The norm of the difference is within `relative` of the norm of `expected`."""
+    error = (actual.double().cpu() - expected.detach().double().cpu()).norm()
+    assert error <= relative * expected.detach().double().norm().cpu() + 1e-12, f"{what}: {error:.3g}"
+
+
+def test_structures_have_the_sizes_that_python_expects(backend):
+    library, _ = backend
+    assert library.av_abi_version() == abi.VERSION
+    for structure in abi.STRUCTURES:
+        assert library.av_abi_size(structure.__name__.encode()) == ctypes.sizeof(structure), structure.__name__
+
+
+CASES = {
+    "two cameras": dict(n=300, cameras=2, width=70, height=45, degree=3),
+    "raw parameters": dict(n=300, cameras=1, width=48, height=48, degree=1, antialiased=True, raw=True, seed=1),
+    "color only": dict(n=201, cameras=1, width=33, height=50, degree=0, depth=False, seed=2),
+    "crowded": dict(n=3000, cameras=1, width=33, height=17, degree=2, seed=3),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_splat_matches_the_reference(backend, name):
+    library, device = backend
+    case = {"antialiased": False, "raw": False, "depth": True, "seed": 0} | CASES[name]
+    C, W, H = case["cameras"], case["width"], case["height"]
+    scene = head_like(case["n"], C, W, H, case["degree"], case["seed"])
+    if case["raw"]:
+        scene = scene | {"scales": scene["scales"].log(), "opacities": scene["opacities"].logit()}
+    g = torch.Generator().manual_seed(5)
+    backgrounds, v_color = torch.rand(C, 3, generator=g), torch.randn(C, H, W, 3, generator=g)
+    v_alpha, v_depth = torch.randn(C, H, W, generator=g), torch.randn(C, H, W, generator=g)
+
+    exact = {k: v.double().requires_grad_(k not in ("viewmats", "Ks")) for k, v in scene.items()}
+    active = dict(exact)
+    if case["raw"]:
+        active |= {"scales": exact["scales"].exp(), "opacities": exact["opacities"].sigmoid()}
+    p = reference.project(*active.values(), W, H, antialiased=case["antialiased"])
+    p[0].retain_grad()
+    color, alpha, depth, contributions, margin = reference.rasterize(*p, W, H, backgrounds.double())
+    sure = margin > 1e-4  # where rounding decides whether a contribution counts, both answers are right
+    v_color, v_alpha, v_depth = v_color * sure[..., None], v_alpha * sure, v_depth * sure
+    loss = (color * v_color).sum() + (alpha[..., 0] * v_alpha).sum()
+    if case["depth"]:
+        loss = loss + (depth[..., 0] * v_depth).sum()
+    loss.backward()
+
+    call = SplatCall(
+        library, dict(zip(scene, to(device, *scene.values()), strict=True)), W, H, backgrounds=to(device, backgrounds)[0],
+        antialiased=case["antialiased"], log_scales=case["raw"], logit_opacities=case["raw"], depth=case["depth"],
+    ).forward()  # fmt: skip
+    call.verify()
+    counters = call.counters.tolist()
+    assert counters[1] == 0 and counters[0] > 0 and counters[2] == int((p[5] > 0).all(-1).sum())
+    assert float(((call.color.cpu() - color) * sure[..., None]).abs().max().detach()) <= 1e-5
+    assert float(((call.alpha.cpu() - alpha[..., 0]) * sure).abs().max().detach()) <= 1e-5
+    if case["depth"]:
+        assert float(((call.depth.cpu() - depth[..., 0]) * sure).abs().max()) <= 1e-5 * 2
+    close(call.contributions, contributions, 1e-4, "contributions")
+    assert int((call.radii.cpu() != p[5]).sum()) <= 2  # rounding up
+
+    out = call.backward(*to(device, v_color, v_alpha, v_depth if case["depth"] else None))
+    call.verify()
+    for key in ("means", "quats", "scales", "opacities", "sh"):
+        close(out[key], exact[key].grad, 1e-4, key)
+    seen = (p[5] > 0).all(-1)
+    norm = (p[0].grad * torch.tensor([W / 2, H / 2])).norm(dim=-1)
+    close(out["grad_norm"], (norm * seen).sum(0), 1e-4, "grad_norm")
+    close(out["count"], seen.sum(0), 0, "count")
+    close(out["max_radius"], p[5].amax((0, 2)), 1e-2, "max_radius")
+
+
+def test_more_gaussians_in_a_tile_than_shared_memory_sorts(backend):
+    library, device = backend
+    n = 9500  # three pieces, the last one short
+    scene = head_like(n, 1, 16, 16, 0, 4)
+    scene["scales"] = scene["scales"] * 0.3
+    scene["opacities"] = torch.full((n,), 0.02)
+    p = reference.project(*(v.double() for v in scene.values()), 16, 16)
+    color, alpha, _, _, margin = reference.rasterize(*p, 16, 16)
+    call = SplatCall(library, dict(zip(scene, to(device, *scene.values()), strict=True)), 16, 16).forward()
+    call.verify()
+    assert call.counters[0] > 2 * 4096
+    assert float(((call.color.cpu() - color) * (margin > 1e-4)[..., None]).abs().max().detach()) <= 1e-5
+
+
+def test_ties_in_depth_are_broken_by_index(backend):
+    library, device = backend
+    scene = head_like(64, 1, 16, 16, 0)
+    scene["means"] = torch.zeros(64, 3)
+    scene["scales"] = torch.full((64, 3), 0.02)
+    for colors in (scene["sh"], scene["sh"].flip(0).contiguous()):
+        scene = scene | {"sh": colors}
+        color = reference.rasterize(*reference.project(*(v.double() for v in scene.values()), 16, 16), 16, 16)[0]
+        call = SplatCall(library, dict(zip(scene, to(device, *scene.values()), strict=True)), 16, 16).forward()
+        assert float((call.color.cpu() - color).abs().max().detach()) <= 1e-5
+
+
+def test_overflow_is_flagged_and_harmless(backend):
+    library, device = backend
+    scene = dict(zip((s := head_like(400, 2, 40, 40)), to(device, *s.values()), strict=True))
+    full = SplatCall(library, scene, 40, 40).forward()
+    needed = int(full.counters[0])
+    small = SplatCall(library, scene, 40, 40, capacity=needed // 3).forward()
+    small.verify()
+    assert small.counters.tolist()[:2] == [needed, 1]
+    assert bool(small.color.isfinite().all())
+    gradients = small.backward(torch.ones_like(small.color), None, None)
+    small.verify()
+    assert all(bool(v.isfinite().all()) for v in gradients.values())
+    exact = SplatCall(library, scene, 40, 40, capacity=needed).forward()
+    assert exact.counters.tolist()[:2] == [needed, 0]
+    assert torch.equal(exact.color, full.color)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 3), (3, 70)])
+def test_odd_images_and_huge_gaussians(backend, size):
+    library, device = backend
+    W, H = size
+    scene = head_like(40, 1, W, H, 1, 6)
+    scene["scales"][:5] = 30.0  # covers everything: shared out among the lanes of a warp
+    scene["scales"][5:8] = 1e-8
+    p = reference.project(*(v.double() for v in scene.values()), W, H)
+    color, alpha, _, _, margin = reference.rasterize(*p, W, H)
+    call = SplatCall(library, dict(zip(scene, to(device, *scene.values()), strict=True)), W, H).forward()
+    call.verify()
+    assert float(((call.color.cpu() - color) * (margin > 1e-4)[..., None]).abs().max()) <= 2e-5
+
+
+def test_poison_is_dropped(backend):
+    library, device = backend
+    scene = head_like(60, 1, 32, 32)
+    clean = head_like(60, 1, 32, 32)
+    scene["means"][0, 1] = torch.nan
+    scene["means"][1, 0] = torch.inf
+    scene["quats"][2] = 0
+    scene["scales"][3, 2] = torch.nan
+    scene["opacities"][4] = torch.nan
+    scene["sh"][5, 3, 1] = torch.nan
+    scene["means"][6, 2] = -5.0  # behind the camera
+    scene["opacities"][7] = 0.0
+    scene["scales"][8] = 1e30
+    keep = slice(9, None)
+    call = SplatCall(library, dict(zip(scene, to(device, *scene.values()), strict=True)), 32, 32).forward()
+    assert bool((call.radii[:, :9] == 0).all()) and bool(call.color.isfinite().all())
+    rest = {k: v if k in ("viewmats", "Ks") else v[keep].contiguous() for k, v in clean.items()}
+    expected = SplatCall(library, dict(zip(rest, to(device, *rest.values()), strict=True)), 32, 32).forward()
+    assert torch.equal(call.color, expected.color)
+    gradients = call.backward(torch.ones_like(call.color))
+    assert all(bool(v.isfinite().all()) for v in gradients.values())
+    assert all(bool((gradients[k][:9] == 0).all()) for k in ("means", "quats", "scales", "opacities", "sh"))
+
+
+def test_nothing_to_draw(backend):
+    library, device = backend
+    scene = {k: v if k in ("viewmats", "Ks") else v[:0].contiguous() for k, v in head_like(4, 2, 20, 20).items()}
+    backgrounds = torch.rand(2, 3)
+    scene = dict(zip(scene, to(device, *scene.values()), strict=True))
+    call = SplatCall(library, scene, 20, 20, backgrounds=to(device, backgrounds)[0]).forward()
+    assert torch.equal(call.color.cpu(), backgrounds[:, None, None].expand(2, 20, 20, 3))
+    assert call.counters.tolist() == [0, 0, 0, 0] and float(call.alpha.abs().max()) == 0
+
+
+def projected_struct(tensors: list[Tensor]) -> abi.AvProjected:
+    return abi.AvProjected(*(pointer(t) for t in tensors))
+
+
+def test_project_and_rasterize_apart(backend):
+    library, device = backend
+    C, N, W, H, K = 2, 200, 40, 30, 9
+    scene = head_like(N, C, W, H, 2, 7)
+    names = ("means", "quats", "scales", "opacities", "sh")
+    exact = {k: v.double().requires_grad_(k in names) for k, v in scene.items()}
+    p = reference.project(*exact.values(), W, H)
+    shapes = [(C, N, 2), (C, N, 3), (C, N), (C, N, 3), (C, N)]
+    on_device = dict(zip(scene, to(device, *scene.values()), strict=True))
+    out = [torch.full(s, torch.nan, device=device) for s in shapes]
+    radii = torch.full((C, N, 2), -1, dtype=torch.int32, device=device)
+    av_scene = abi.AvScene(N, C, W, H, K, 2, 0, 0.01, 0.3, 0.0, *(pointer(t) for t in on_device.values()), None)
+    launch, struct = launch_of(device), projected_struct([*out, radii])
+    check(library, library.av_project_forward(abi.AvProject(launch, av_scene, struct)))
+    for actual, expected, what in zip(out, p, ("means2d", "conics", "depths", "colors", "opacities"), strict=False):
+        close(actual, expected, 1e-6, what)
+    assert int((radii.cpu() != p[5]).sum()) <= 2
+
+    g = torch.Generator().manual_seed(1)
+    v_out = [torch.randn(s, generator=g) for s in shapes]
+    sum((a * v).sum() for a, v in zip(p, v_out, strict=False)).backward()
+    v_device = to(device, *v_out)
+    grads = [torch.full_like(on_device[k], torch.nan) for k in names]
+    args = abi.AvProjectBackward(launch, av_scene, struct, projected_struct([*v_device, radii]), *(pointer(t) for t in grads))
+    check(library, library.av_project_backward(args))
+    for k, grad in zip(names, grads, strict=True):
+        close(grad, exact[k].grad, 1e-4, k)
+
+    # the rasteriser from the same float32 projection that the reference gets
+    leaves = [t.detach().cpu().double().requires_grad_() for t in out]
+    color, alpha, depth, contributions, margin = reference.rasterize(*leaves, radii.cpu(), W, H)
+    sure = margin > 1e-4
+    v_color = torch.randn(C, H, W, 3, generator=g) * sure[..., None]
+    v_alpha, v_depth = torch.randn(C, H, W, generator=g) * sure, torch.randn(C, H, W, generator=g) * sure
+    ((color * v_color).sum() + (alpha[..., 0] * v_alpha).sum() + (depth[..., 0] * v_depth).sum()).backward()
+    capacity = 1 << 14
+    saved_size, scratch_size = ctypes.c_int64(), ctypes.c_int64()
+    check(library, library.av_splat_sizes(av_scene, capacity, 1, saved_size, scratch_size))
+    saved, scratch = Workspace(saved_size.value, device), Workspace(scratch_size.value, device)
+    image = [torch.full(s, torch.nan, device=device) for s in ((C, H, W, 3), (C, H, W), (C, H, W), (N,))]
+    counters = torch.zeros(4, dtype=torch.int32, device=device)
+    spaces = (saved.bytes.data_ptr(), saved.size, scratch.bytes.data_ptr(), scratch.size)
+    args = abi.AvRasterize(launch, N, C, W, H, capacity, struct, None, *(pointer(t) for t in image), pointer(counters), *spaces)
+    check(library, library.av_rasterize_forward(args))
+    for actual, expected in zip(image, (color, alpha[..., 0], depth[..., 0]), strict=False):
+        mask = sure[..., None] if actual.dim() == 4 else sure
+        assert float(((actual.cpu() - expected) * mask).abs().max().detach()) <= 1e-5
+    close(image[3], contributions, 1e-4, "contributions")
+    v_in = [torch.full(s, torch.nan, device=device) for s in shapes]
+    v_image = to(device, v_color, v_alpha, v_depth)
+    args = abi.AvRasterizeBackward(
+        launch, N, C, W, H, capacity, struct, projected_struct([*v_in, radii]), None, *(pointer(t) for t in image[:3]),
+        *(pointer(t) for t in v_image), *spaces,
+    )  # fmt: skip
+    check(library, library.av_rasterize_backward(args))
+    saved.verify(), scratch.verify()
+    for actual, leaf, what in zip(v_in, leaves, ("means2d", "conics", "depths", "colors", "opacities"), strict=True):
+        close(actual, leaf.grad, 1e-4, what)
+
+
+@pytest.mark.parametrize("crop,weighted", [(0, False), (5, True)])
+def test_ssim_matches_the_reference(backend, crop, weighted):
+    library, device = backend
+    B, H, W = 2, 37, 70
+    g = torch.Generator().manual_seed(0)
+    a = torch.rand(B, H, W, 3, generator=g)
+    b = (a + 0.2 * torch.randn(B, H, W, 3, generator=g)).clamp(0, 1)
+    weights = torch.rand(B, H, W, generator=g) if weighted else None
+    v_l1, v_ssim = torch.randn(B, generator=g), torch.randn(B, generator=g)
+    exact = a.double().requires_grad_()
+    l1, ssim = reference.l1_and_ssim(exact, b.double(), None if weights is None else weights.double(), crop)
+    ((l1 * v_l1).sum() + (ssim * v_ssim).sum()).backward()
+
+    a, b, weights, v_l1, v_ssim = to(device, a, b, weights, v_l1, v_ssim)
+    saved_size, scratch_size = ctypes.c_int64(), ctypes.c_int64()
+    check(library, library.av_ssim_sizes(B, H, W, 1, saved_size, scratch_size))
+    saved, scratch = Workspace(saved_size.value, device), Workspace(scratch_size.value, device)
+    out_l1, out_ssim, v_a = torch.empty(B, device=device), torch.empty(B, device=device), torch.full_like(a, torch.nan)
+    launch, spaces = launch_of(device), (scratch.bytes.data_ptr(), scratch.size)
+    images = (B, H, W, crop, 0, pointer(a), pointer(b), pointer(weights))
+    kept = (saved.bytes.data_ptr(), saved.size)
+    check(library, library.av_ssim_forward(abi.AvSsim(launch, *images, pointer(out_l1), pointer(out_ssim), *kept, *spaces)))
+    close(out_l1, l1, 1e-6, "l1")
+    close(out_ssim, ssim, 1e-5, "ssim")
+    args = abi.AvSsimBackward(launch, *images, *kept, pointer(v_l1), pointer(v_ssim), pointer(v_a), *spaces)
+    check(library, library.av_ssim_backward(args))
+    saved.verify(), scratch.verify()
+    close(v_a, exact.grad, 1e-4, "v_a")
+    again = torch.empty(B, device=device)
+    check(library, library.av_ssim_forward(abi.AvSsim(launch, *images, None, pointer(again), None, 0, *spaces)))
+    assert torch.equal(again, out_ssim)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_adam_matches_the_reference(backend, sparse):
+    library, device = backend
+    g = torch.Generator().manual_seed(0)
+    rows = torch.tensor([0, 5, 3, 40], dtype=torch.int64)
+    tensors, expected, keep = [], [], []
+    for shape, head in (((41, 3), 3), ((50, 48), 3), ((70,), 1), ((41, 3), 3)):
+        p, m, grad = (torch.randn(shape, generator=g) for _ in range(3))
+        v = torch.rand(shape, generator=g)
+        columns = p[0].numel()
+        exact = [t.double().clone() for t in (p, m, v)]
+        rates = torch.full((columns,), 5e-4, dtype=torch.float64)
+        rates[:head] = 1e-2
+        index = rows if sparse else slice(None)
+        part = [t[index] for t in exact]
+        reference.adam(part[0], grad.double()[index], part[1], part[2], rates.reshape(p.shape[1:]), 7, 0.9, 0.999, 1e-15)
+        if sparse:
+            for whole, piece in zip(exact, part, strict=True):
+                whole[index] = piece
+        expected.append(exact)
+        moving = to(device, p, m, v, grad[index])
+        ids = rows.to(device)
+        keep.append((moving, ids))
+        tensors.append(
+            abi.AvAdamTensor(pointer(moving[0]), pointer(moving[3]), pointer(moving[1]), pointer(moving[2]), len(p), columns, head,
+                             pointer(ids) if sparse else None, len(rows) if sparse else 0, 1e-2, 5e-4)
+        )  # fmt: skip
+    array = (abi.AvAdamTensor * len(tensors))(*tensors)
+    step = torch.full((), 7.0, device=device)
+    given = {"step": 7.0, "step_ptr": None} if sparse else {"step": 0.0, "step_ptr": pointer(step)}
+    args = abi.AvAdam(launch_of(device), array, len(tensors), 0.9, 0.999, 1e-15, **given)
+    check(library, library.av_adam(args))
+    for (moving, _), exact in zip(keep, expected, strict=True):
+        for actual, right in zip(moving[:3], exact, strict=True):
+            close(actual, right, 1e-6, "adam")
+
+
+@pytest.mark.parametrize("log_scales", [False, True])
+def test_bind_matches_the_reference(backend, log_scales):
+    library, device = backend
+    g = torch.Generator().manual_seed(3)
+    V, F, N = 20, 30, 100
+    vertices = torch.randn(V, 3, generator=g)
+    faces = torch.stack([torch.randperm(V, generator=g)[:3] for _ in range(F)])
+    ids = torch.randint(0, F, (N,), generator=g)
+    local = [torch.randn(N, 3, generator=g), torch.randn(N, 4, generator=g), torch.rand(N, 3, generator=g) - 1.5 * log_scales]
+    exact = [t.double().requires_grad_() for t in (vertices, *local)]
+    results = reference.bind(exact[0], faces, ids, *exact[1:], log_scales)
+    v = [torch.randn(t.shape, generator=g) for t in results]
+    sum((a * b).sum() for a, b in zip(results, v, strict=True)).backward()
+
+    inputs, v = to(device, vertices, *local), to(device, *v)
+    faces, ids = faces.to(device), ids.to(device)
+    out = [torch.full((N, k), torch.nan, device=device) for k in (3, 4, 3)]
+    call = abi.AvBind(launch_of(device), V, F, N, abi.LOG_SCALES * log_scales, 0, pointer(inputs[0]), pointer(faces), pointer(ids),
+                      *(pointer(t) for t in inputs[1:]), *(pointer(t) for t in out))  # fmt: skip
+    check(library, library.av_bind_forward(call))
+    for actual, right in zip(out, results, strict=True):
+        close(actual, right, 1e-5, "bind")
+    grads = [torch.full_like(t, torch.nan) for t in inputs]
+    scratch = Workspace(library.av_bind_scratch(V, F, N), device)
+    args = abi.AvBindBackward(call, *(pointer(t) for t in v), *(pointer(t) for t in grads), scratch.bytes.data_ptr(), scratch.size)
+    check(library, library.av_bind_backward(args))
+    scratch.verify()
+    for actual, leaf, what in zip(grads, exact, ("vertices", "means", "quats", "scales"), strict=True):
+        close(actual, leaf.grad, 1e-4, what)
+
+
+@pytest.mark.parametrize("cull_back", [False, True])
+def test_mesh_matches_the_reference(backend, cull_back):
+    library, device = backend
+    g = torch.Generator().manual_seed(0)
+    C, V, F, W, H = 2, 30, 25, 40, 28
+    vertices = torch.randn(C, V, 3, generator=g) * torch.tensor([0.3, 0.3, 0.4]) + torch.tensor([0.0, 0.0, 0.8])
+    faces = torch.stack([torch.randperm(V, generator=g)[:3] for _ in range(F)])
+    Ks = torch.tensor([[30.0, 0, 21], [0, 31, 13], [0, 0, 1]]).repeat(C, 1, 1)
+    right = reference.rasterize_mesh(vertices.double(), faces, Ks.double(), W, H, 0.01, cull_back)
+    vertices, Ks = to(device, vertices, Ks)
+    faces = faces.to(device)
+    ids = torch.full((C, H, W), -7, dtype=torch.int32, device=device)
+    barycentrics = torch.full((C, H, W, 3), torch.nan, device=device)
+    depth = torch.full((C, H, W), torch.nan, device=device)
+    scratch = Workspace(library.av_mesh_scratch(C, V, F, W, H), device)
+    args = abi.AvMesh(launch_of(device), C, V, F, W, H, 0.01, int(cull_back), pointer(vertices), pointer(faces), pointer(Ks),
+                      pointer(ids), pointer(barycentrics), pointer(depth), scratch.bytes.data_ptr(), scratch.size)  # fmt: skip
+    check(library, library.av_mesh_rasterize(args))
+    scratch.verify()
+    assert torch.equal(ids.cpu(), right[0])
+    close(barycentrics, right[1], 1e-5, "barycentrics")
+    close(depth, right[2], 1e-6, "depth")
