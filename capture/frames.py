@@ -74,8 +74,9 @@ def prepare_frames(
     keys = {clip: _key(capture, *clip, counts[clip[0]], corrections[clip[1]], plates[clip[1]]) for clip in clips}
     missing = [clip for clip in clips if not _is_done(folder.joinpath(*clip), keys[clip])]
     for sequence in capture.sequences:
-        for left in (folder / sequence).glob(".*.tmp*"):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for pattern in (".*.tmp*", ".*.old"):  # of a run that was killed
+            for left in (folder / sequence).glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
     total = sum(counts[sequence] for sequence, _ in clips)
     done = total - sum(counts[sequence] for sequence, _ in missing)

@@ -1,0 +1,97 @@
+"""Atomic writing and hashing: a kill leaves the old or the new, a full disk is a sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from avatars.errors import AvatarError, CaptureError, ConfigError, UserError
+from avatars.files import atomic_path, content_hash, read_json, write_json
+
+
+def test_file_appears_only_when_finished(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.bin"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert not target.exists() and temporary.suffix == ".bin" and temporary.parent == target.parent
+    assert target.read_bytes() == b"new" and os.listdir(target.parent) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
+def test_failure_keeps_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(type(error)), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_folder_replaces_folder(tmp_path: Path) -> None:
+    target = tmp_path / "clip"
+    for content in ("one", "two"):
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert os.listdir(target) == ["two"] and os.listdir(tmp_path) == ["clip"]
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.mkdir()
+        raise RuntimeError
+    assert os.listdir(target) == ["two"] and os.listdir(tmp_path) == ["clip"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_a_user_error(tmp_path: Path, number: int) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(UserError, match="disk is full while writing .*a.txt.*Free some space"), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise OSError(number, "no space")
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_other_os_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_path(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        pass  # the body wrote nothing
+
+
+def test_json_there_and_back(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5, None], "ä": {"b": True}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert read_json(tmp_path / "x.json") == value
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AvatarError, match="report: .*x.json does not exist"):
+        read_json(tmp_path / "x.json", "report")
+    for content in (b'{"a": ', b"\xff\xfe\x00"):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(AvatarError, match="x.json is damaged.*make it again"):
+            read_json(tmp_path / "x.json")
+
+
+def test_hash_depends_on_content_and_its_division(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"hello")
+    (tmp_path / "b").write_bytes(b"hello")
+    assert content_hash(tmp_path / "a") == content_hash(tmp_path / "b") == content_hash("hello") == content_hash(b"hello")
+    assert len(content_hash("x")) == 16 and len({content_hash(*items) for items in (("a", "bc"), ("ab", "c"), ("abc",), ("bc", "a"))}) == 4
+    (tmp_path / "b").write_bytes(b"hellp")
+    assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
+
+
+def test_every_error_is_a_user_error() -> None:
+    assert all(issubclass(e, UserError) for e in (CaptureError, ConfigError, AvatarError)) and not issubclass(UserError, ValueError)
+
+
+def test_json_is_written_for_people(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert (tmp_path / "x.json").read_text().endswith("}\n") and json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
