@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from avatars.errors import UserError
-from viewer.bar import Bar
+from viewer.bar import Bar, Guest
 from viewer.cameras import Orbit, orbit
 from viewer.display import ImageDisplay
 from viewer.loop import RenderLoop
@@ -37,14 +37,20 @@ PANEL_WIDTH = 340
 
 
 @dataclass
-class _Guest:
-    """Everything of one connected browser."""
+class _Kept:
+    """One connected browser, with what has to be kept in step."""
 
-    key: str
-    session: Session
-    display: ImageDisplay
+    guest: Guest
     panels: Panels
     shown_version: int = -1
+
+    @property
+    def session(self) -> Session:
+        return self.guest.session
+
+    @property
+    def display(self) -> ImageDisplay:
+        return self.guest.display
 
 
 class Viewer:
@@ -59,7 +65,7 @@ class Viewer:
         self.stage = stage
         self.gate = Gate(token or secrets.token_urlsafe(24), (*hosts, *(() if host in ("0.0.0.0", "::") else (host,))))
         self.loop = RenderLoop(stage)
-        self.guests: dict[int, _Guest] = {}
+        self.guests: dict[int, _Kept] = {}
         self._curves: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -82,8 +88,6 @@ class Viewer:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        for guest in list(self.guests.values()):
-            guest.display.close()
         self.loop.stop()
         self.server.stop()
 
@@ -132,16 +136,15 @@ class Viewer:
         def acknowledged(seconds: float) -> None:
             session.acknowledged(seconds)
 
-        display = ImageDisplay(client, acknowledged)
+        display = ImageDisplay(acknowledged)
         session = Session(self.stage, self.loop, display, place_camera)
         panels = Panels(client, session)
         client.gui.add_html(f'<i id="session" data-key="{html.escape(key, quote=True)}" hidden></i>', order=1e6)
-        guest = _Guest(key, session, display, panels)
+        kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture}), panels)
         with self._lock:
             if client.client_id not in self.server.get_clients():
-                display.close()
                 return
-            self.guests[client.client_id] = guest
+            self.guests[client.client_id] = kept
 
         async def moved(camera: Any) -> None:
             session.camera_moved(camera.wxyz, camera.position, camera.fov, camera.image_width, camera.image_height)
@@ -154,18 +157,15 @@ class Viewer:
 
     def _leave(self, client: Any) -> None:
         with self._lock:
-            guest = self.guests.pop(client.client_id, None)
-        if guest is not None:
-            guest.display.close()
-            self.loop.remove(guest.session)
+            kept = self.guests.pop(client.client_id, None)
+        if kept is not None:
+            self.loop.remove(kept.session)
 
-    def _find(self, key: str) -> tuple[Session, dict[str, Callable[[], None]]] | None:
+    def _find(self, key: str) -> Guest | None:
         with self._lock:
-            guests = list(self.guests.values())
-        for guest in guests:
-            if secrets.compare_digest(guest.key.encode(), key.encode("utf-8", "replace")):
-                return guest.session, {"snapshot": guest.panels.save_picture}
-        return None
+            guests = [kept.guest for kept in self.guests.values()]
+        wanted = key.encode("utf-8", "replace")
+        return next((g for g in guests if secrets.compare_digest(g.key.encode(), wanted)), None)
 
     def _sound(self, key: str, number: int) -> Path | None:
         timeline = self.stage.timeline
@@ -186,7 +186,7 @@ class Viewer:
                 except Exception:
                     log.exception("a panel could not be refreshed")
 
-    def _keep(self, guest: _Guest) -> None:
+    def _keep(self, guest: _Kept) -> None:
         session = guest.session
         if session.camera is not None and self.stage.has_truth and session.camera not in self._curves:
             self._measure(session.camera)

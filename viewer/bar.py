@@ -1,7 +1,7 @@
 """The bar in the page: transport, modes and messages, over a socket of its own beside viser's.
 
-The server sends one JSON object whenever what the bar shows has changed, at most 20 times a second; the page sends
-commands `{"do": name, "value": …}`. `perform` is the whole vocabulary; what it does not know, or has the wrong type, it
+The server sends pictures (see `viewer.display`) and one JSON object whenever what the bar shows has changed, at most 20
+times a second; the page sends commands `{"do": name, "value": …}`. `perform` is the whole vocabulary; what it does not know, or has the wrong type, it
 refuses with a sentence that the page shows. A session is found by the key in the socket's path, which the page reads
 from a hidden element that viser delivered to it alone.
 """
@@ -12,10 +12,12 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from viewer.display import ImageDisplay
 from viewer.session import Session
 from viewer.stage import MODES
 from viewer.transport import SPEEDS
@@ -113,6 +115,8 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
                 session.desk.redo()
             case "release":
                 session.desk.release()
+            case "visible":
+                session.visible = bool(value)
             case "worst":
                 if curve is None or np.isnan(curve).all():
                     raise ValueError("The comparison has not been measured yet.")
@@ -125,14 +129,20 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
     session.touch()
 
 
-class Bar:
-    """Serves the sockets of all pages. `find(key)` gives (session, extra actions) or None; `curve(session)` its PSNR curve."""
+@dataclass(frozen=True)
+class Guest:
+    """What the bar needs of one connected browser."""
 
-    def __init__(
-        self,
-        find: Callable[[str], tuple[Session, dict[str, Callable[[], None]]] | None],
-        curve: Callable[[Session], np.ndarray | None],
-    ) -> None:
+    key: str
+    session: Session
+    display: ImageDisplay
+    actions: dict[str, Callable[[], None]]  # further commands, by name
+
+
+class Bar:
+    """Serves the sockets of all pages. `find(key)` gives the guest or None; `curve(session)` its PSNR curve."""
+
+    def __init__(self, find: Callable[[str], Guest | None], curve: Callable[[Session], np.ndarray | None]) -> None:
         self.find, self.curve = find, curve
 
     async def socket(self, connection: ServerConnection) -> bool:
@@ -140,26 +150,30 @@ class Bar:
         path = connection.request.path if connection.request is not None else ""
         if not path.startswith(PATH):
             return False
-        found = self.find(path[len(PATH) :])
-        if found is None:
+        guest = self.find(path[len(PATH) :])
+        if guest is None:
             await connection.close(1008, "unknown session")
             return True
-        session, actions = found
-        sender = asyncio.create_task(self._send(connection, session))
+        senders = [asyncio.create_task(self._send(connection, guest.session)), asyncio.create_task(_show(connection, guest.display))]
         try:
             async for text in connection:
-                refused = self._receive(session, actions, text)
+                refused = self._receive(guest, text)
                 if refused is not None:
                     await connection.send(json.dumps({"refused": refused}))
         finally:
-            sender.cancel()
+            for sender in senders:
+                sender.cancel()
         return True
 
-    def _receive(self, session: Session, actions: dict[str, Callable[[], None]], text: str | bytes) -> str | None:
+    def _receive(self, guest: Guest, text: str | bytes) -> str | None:
         try:
             if len(text) > _LONGEST_COMMAND:
                 raise ValueError("the command is too long")
-            perform(session, json.loads(text), actions, self.curve(session))
+            command = json.loads(text)
+            if isinstance(command, dict) and command.get("do") == "shown":
+                guest.display.confirm(int(_number(command.get("value"))))
+            else:
+                perform(guest.session, command, guest.actions, self.curve(guest.session))
         except ValueError as error:  # JSON errors too
             return str(error)
         except RecursionError:
@@ -175,6 +189,11 @@ class Bar:
                 await connection.send(json.dumps(changes, allow_nan=False))
                 previous = state
             await asyncio.sleep(INTERVAL)
+
+
+async def _show(connection: ServerConnection, display: ImageDisplay) -> None:
+    async for picture in display.pictures():
+        await connection.send(picture)
 
 
 def _number(value: Any) -> float:

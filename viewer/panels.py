@@ -109,7 +109,7 @@ class Panels:
         ranges = session.stage.trained_range()
         limits = {} if ranges is None else dict(zip(session.desk.names, ranges, strict=True))
         for region, names in regions(session.desk.names).items():
-            self._folders[region] = gui.add_folder(region, expand_by_default=region in ("Mouth", "Jaw"))
+            self._folders[region] = gui.add_folder(region)
             with self._folders[region]:
                 for name in names:
                     self.sliders[name] = self._expression(name, limits.get(name))

@@ -61,6 +61,7 @@ class Session:
         self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
         self.follow, self.still = stage.timeline is not None, False
         self.camera: str | None = None
+        self.visible = True  # a hidden tab gets no pictures
         self.most_scale = 1.0  # the user's limit on resolution
         self.error: str | None = None
         self.fps = 0.0  # pictures a second that were delivered lately
@@ -111,9 +112,10 @@ class Session:
         self.loop.wake()
 
     def acknowledged(self, seconds: float) -> None:
-        """The browser confirmed a picture."""
-        with self.lock:
-            self.governor.acknowledged(seconds)
+        """The browser confirmed a picture that was sent so long ago; 0: it has just connected."""
+        if seconds > 0:
+            with self.lock:
+                self.governor.acknowledged(seconds)
         self.loop.wake()
 
     # What the user does ------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ class Session:
     def wants(self, now: float) -> float:
         """See `viewer.loop.Client`."""
         with self.lock:
-            if self._canvas is None:
+            if self._canvas is None or not self.visible:
                 return NEVER
             wish = self._current(now)
             if wish != self._wish:

@@ -118,6 +118,7 @@ def test_playing_and_pausing_with_sound_in_step(viewer, open_page, keep) -> None
     sent = guest.display.sent
     page.get_by_label("Play or pause").click()
     until(lambda: guest.display.sent > sent + 8, what="moving pictures")
+    page.wait_for_timeout(600)
     assert not guest.display.last_exact
     drifts = []
     for _ in range(12):

@@ -2,6 +2,7 @@
 // hidden element that viser delivers. Everything from the server is shown as text, never as markup.
 (() => {
   "use strict";
+  let drawn = "";
   const state = { sequences: [], modes: [], curve: null, bounds: [0, 1], time: 0 };
   let socket = null, key = null, clock = { time: 0, at: 0 }, muted = false, scrubbing = false, painted = false;
 
@@ -61,6 +62,8 @@
   const wipe = make("div", { id: "av-wipe", role: "slider", "aria-label": "Wipe between truth and avatar" });
   const say = make("div", { id: "av-say" });
   const wait = make("div", { id: "av-wait" }, make("div", {}, make("i"), "Opening the avatar…"));
+  const picture = make("canvas", { id: "av-picture" });
+  const paper = picture.getContext("bitmaprenderer");
   const over = make("div", { id: "av-over" }, wait, names, wipe, modes, seen, rate, say);
   const audio = make("audio", { preload: "auto" });
   const KEYS = [["Space", "play, pause"], ["← →", "one frame"], ["Shift ← →", "ten frames"], ["Home End", "first, last frame"], ["L", "loop"],
@@ -150,6 +153,9 @@
 
   function paint(time, total) {
     const ratio = window.devicePixelRatio || 1, w = line.clientWidth, h = line.clientHeight;
+    const shown = [Math.floor(time), total, w, h, ratio, state.bounds, state.curve ? state.curve.length - state.curve.indexOf(null) : 0, state.camera].join();
+    if (shown === drawn) return;
+    drawn = shown;
     if (canvas.width !== Math.round(w * ratio) || canvas.height !== Math.round(h * ratio)) {
       canvas.width = Math.round(w * ratio); canvas.height = Math.round(h * ratio);
     }
@@ -187,7 +193,7 @@
   }
 
   // Sound follows the picture's clock: small drifts by rate, large ones by a jump ----------------------------------
-  let rested = 0;
+  let jumped = 0, lead = 0.08;
   function hear() {
     const time = now(), here = length() ? sequenceAt(time) : null;
     const wanted = here && here.sound && state.playing && state.speed >= 0.25 && state.speed <= 4;
@@ -196,25 +202,44 @@
     if (audio.dataset.source !== source) { audio.dataset.source = source; audio.src = source; }
     const target = (time - here.start) / state.fps;
     if (audio.duration && target >= audio.duration) { if (!audio.paused) audio.pause(); return; }
-    const drift = audio.currentTime - target;
+    const drift = audio.currentTime - target, since = performance.now() - jumped;
     audio.dataset.drift = drift.toFixed(4);
-    if (audio.paused || (Math.abs(drift) > 0.12 && performance.now() - rested > 400)) {
-      rested = performance.now();
-      audio.currentTime = Math.max(target, 0);
+    if (audio.paused || (Math.abs(drift) > 0.07 && since > 350)) {
+      // Starting takes a browser a while; what it took last time is given as a lead.
+      if (!audio.paused && since < 1500) lead = Math.max(0, Math.min(0.4, lead - drift));
+      jumped = performance.now();
+      audio.currentTime = Math.max(target + lead, 0);
       audio.playbackRate = state.speed;
       if (audio.paused) audio.play().catch(() => {});
     } else {
-      audio.playbackRate = state.speed * (1 - Math.max(-0.06, Math.min(0.06, drift * 0.8)));
+      audio.playbackRate = state.speed * (1 - Math.max(-0.1, Math.min(0.1, drift * 1.5)));
     }
   }
+
+  // Pictures: drawn in the order of their numbers, then acknowledged, which is what lets the next one leave ----------
+  let newest = -1;
+  async function show(own, blob) {
+    const number = new DataView(await blob.slice(0, 4).arrayBuffer()).getUint32(0, true);
+    const exact = new Uint8Array(await blob.slice(4, 5).arrayBuffer())[0] === 0x89; // PNG
+    const bitmap = await createImageBitmap(blob.slice(4, blob.size, exact ? "image/png" : "image/jpeg"), { colorSpaceConversion: "none" });
+    if (socket !== own || number <= newest) return;
+    newest = number;
+    paper.transferFromImageBitmap(bitmap);
+    own.send(JSON.stringify({ do: "shown", value: number }));
+    if (!painted) { painted = true; setTimeout(() => wait.classList.add("gone"), 150); setTimeout(() => wait.remove(), 500); }
+  }
+  document.addEventListener("visibilitychange", () => send("visible", !document.hidden));
 
   // Talking to the server -----------------------------------------------------------------------------------------
   function connect(found) {
     key = found;
+    newest = -1;
     const own = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/bar/${key}`);
     socket = own;
+    own.binaryType = "blob";
     own.onmessage = (event) => {
       if (socket !== own) return;
+      if (event.data instanceof Blob) { show(own, event.data); return; }
       const news = JSON.parse(event.data);
       if (news.refused) { message(news.refused); return; }
       if (scrubbing) delete news.time;
@@ -227,8 +252,7 @@
         const late = before && state.playing && Math.abs(news.time - ahead) < 0.15 * state.fps;
         clock = { time: late ? ahead + 0.1 * (news.time - ahead) : state.time, at: performance.now() };
       }
-      if (!painted) { painted = true; setTimeout(() => wait.classList.add("gone"), 350); setTimeout(() => wait.remove(), 800); }
-      light && painted ? (tick(), state.psnr != null && psnr.querySelector("b") && (psnr.querySelector("b").textContent = state.psnr.toFixed(1))) : draw();
+      light && state.modes ? (tick(), state.psnr != null && psnr.querySelector("b") && (psnr.querySelector("b").textContent = state.psnr.toFixed(1))) : draw();
     };
     own.onclose = () => { if (socket === own) { socket = null; audio.pause(); message("The viewer has stopped or the connection was lost.", "error"); } };
   }
@@ -243,7 +267,7 @@
     const sheet = collapsed ? null : document.querySelector('#root [style*="min-height: 3.5em"] [style*="cursor: pointer"]');
     if (sheet) { collapsed = true; sheet.click(); }
     const found = document.querySelector("#root canvas[data-engine]") || document.querySelector("#root canvas");
-    if (found && found !== stage) { stage = found; new ResizeObserver(place).observe(stage); place(); }
+    if (found && found !== stage) { stage = found; stage.parentElement.append(picture); new ResizeObserver(place).observe(stage); place(); }
   };
   new MutationObserver(look).observe(document.documentElement, { childList: true, subtree: true });
 
