@@ -90,6 +90,7 @@ class Avatar:
         """World-space Gaussians of one frame (a pose of batch 1), on the device of the avatar."""
         if len(pose) != 1:
             raise ValueError(f"Avatar.at takes one frame, got {len(pose)}: index the pose with an int first")
+        pose = pose.to(self.gaussians.means.device, self.gaussians.means.dtype)
         vertices = self.head.vertices(self._shaped, pose)[0]
         local = deform.find(self.deformation).apply(dict(self.parameters), self.gaussians, deform.frame_code(pose))
         means, quats, scales = bound(local, vertices, self.head.faces)
@@ -102,7 +103,7 @@ class Avatar:
     def vertices(self, pose: HeadPose) -> Tensor:
         """[B, V, 3] the mesh underneath."""
         with torch.no_grad():
-            return self.head.vertices(self._shaped, pose)
+            return self.head.vertices(self._shaped, pose.to(self.gaussians.means.device, self.gaussians.means.dtype))
 
     def recolored(self, image: Image, cameras: Cameras) -> Image:
         """What these cameras' sensors would have recorded; `image` must have been rendered over black.

@@ -140,8 +140,11 @@ def frames_per_second(avatar: Avatar, backend: str = "auto", frames: int = 12) -
     camera = line.cameras[0]
     render(avatar.at(avatar.frame(0)), camera, torch.ones(3), backend)
     started = time.monotonic()
+    image = None
     for i in range(frames):
-        render(avatar.at(avatar.frame(i % max(line.frame_count, 1))), camera, torch.ones(3), backend)
+        image = render(avatar.at(avatar.frame(i % max(line.frame_count, 1))), camera, torch.ones(3), backend)
+    if image is not None:
+        image.color[0, 0, 0].cpu()  # waits for the device
     return frames / (time.monotonic() - started)
 
 
@@ -150,11 +153,12 @@ def _compare(
     lpips: Callable[[Tensor, Tensor], Tensor] | None, shown: set[tuple[int, int]],
 ) -> tuple[list[dict[str, Any]], list[Example]]:  # fmt: skip
     """Records and examples of one frame seen by some cameras."""
-    cameras = tracked.cameras[camera_ids]
+    device = avatar.gaussians.means.device
+    cameras = tracked.cameras[camera_ids].to(device)
     # Codes of training frames were tuned; held-out ones are the tracked ones, both in the avatar's timeline.
     pose = avatar.frame(t) if avatar.timeline.frame_count == tracked.frame_count else tracked.codes[t]
-    masks = torch.from_numpy(np.stack([tracked.mask(t, c) for c in camera_ids])).float() / 255
-    images = torch.from_numpy(np.stack([tracked.image(t, c) for c in camera_ids])).float() / 255
+    masks = torch.from_numpy(np.stack([tracked.mask(t, c) for c in camera_ids])).to(device).float() / 255
+    images = torch.from_numpy(np.stack([tracked.image(t, c) for c in camera_ids])).to(device).float() / 255
     truth = images * masks[..., None] + (1 - masks[..., None])
     drawn = avatar.recolored(render(avatar.at(pose), cameras, None, backend), cameras)
     rendered = (drawn.color + (1 - drawn.alpha)).clamp(0, 1)  # the white background passed through no sensor
@@ -172,7 +176,7 @@ def _compare(
         name = tracked.cameras.names[c]
         records.append({"sequence": segment.name, "frame": local, "camera": name} | {k: v[i] for k, v in columns.items()})
         if (t, c) in shown:
-            bytes_ = [(x[i] * 255).round().byte().numpy() for x in (truth, rendered)]
+            bytes_ = [(x[i] * 255).round().byte().cpu().numpy() for x in (truth, rendered)]
             examples.append(Example(protocol, segment.name, local, name, *bytes_, psnr=columns["psnr.foreground"][i]))
     return records, examples
 

@@ -15,11 +15,18 @@ from torch import Tensor
 
 from avatars.gaussians import CanonicalGaussians, FaceFrames, bind_points, triangle_areas
 from avatars.head import HeadModel
-from avatars.transforms import project_points
+from avatars.transforms import project_points, transform
 from avatars.types import Cameras
+from cuda_ext import ops
 
 HEIGHTS = {"scalp": 0.05, "torso": 0.03, "neck": 0.02, "ears": 0.01, "brows": 0.02, "face": 0.006}
 """How far above each region a candidate may lie, metres."""
+INTERIOR = {
+    "teeth_upper": (0.75, 0.7, 0.64), "teeth_lower": (0.7, 0.65, 0.6), "gums_upper": (0.45, 0.22, 0.2), "gums_lower": (0.4, 0.2, 0.18),
+    "mouth_bag": (0.16, 0.07, 0.06), "tongue": (0.5, 0.26, 0.25),
+}  # fmt: skip
+"""Typical sRGB colours of what lips hide in most frames."""
+_DEPTH_MARGIN = 0.004  # metres that a point may lie behind the mesh and still count as seen
 RIM = 0.16  # metres beyond the mesh's open rim (shoulders that the head model does not have)
 
 
@@ -27,6 +34,7 @@ RIM = 0.16  # metres beyond the mesh's open rim (shoulders that the head model d
 class View:
     """One posed frame: the mesh and what its cameras saw."""
 
+    vertices: Tensor  # [V, 3]
     frames: FaceFrames
     cameras: Cameras
     images: np.ndarray  # [C, H, W, 3] uint8
@@ -44,14 +52,17 @@ def sample_shell(
     template = bind_points(points, face_ids, torch.full_like(points, 1e-3), frames, 0.1, degree)
     inside = torch.ones(len(template), dtype=torch.bool)
     near_edge = torch.zeros_like(inside)
-    seen = torch.zeros(len(template))
+    seen_by: dict[str, Tensor] = {}  # camera → whether any pose showed the point to it
     for view in views:
         posed = posed_points(template, view.frames)
         hit, deep, visible = _inside(posed, view, depth)
         inside &= (hit | ~visible).all(0)
         near_edge |= (hit & ~deep).any(0)
-        seen += visible.sum(0)
-    keep = (inside & near_edge & (seen >= 2)).nonzero()[:, 0]
+        for name, row in zip(view.cameras.names, visible, strict=True):
+            seen_by[name] = seen_by.get(name, torch.zeros_like(row)) | row
+    # What too few cameras see is not bounded by their masks: it would hang in the air for the others.
+    seen = torch.stack(list(seen_by.values())).sum(0)
+    keep = (inside & near_edge & (seen >= min(3, len(seen_by)))).nonzero()[:, 0]
     if len(keep) > count:
         keep = keep[torch.randperm(len(keep), generator=generator)[:count].sort().values]
     if not len(keep):
@@ -63,11 +74,11 @@ def sample_shell(
     return bind_points(kept, face_ids[keep], (0.5 * spacing).expand(len(kept), 3), frames, 0.3, degree)
 
 
-def seed_colors(gaussians: CanonicalGaussians, views: list[View], fallback: float = 0.4) -> Tensor:
-    """[N, 3] colours that the pictures show at each Gaussian, averaged over the cameras that its triangle faces.
+def seed_colors(gaussians: CanonicalGaussians, head: HeadModel, views: list[View], fallback: float = 0.4) -> Tensor:
+    """[N, 3] colours that the pictures show at each Gaussian, averaged over the cameras that see it.
 
-    Occlusion is only approximated (a triangle's back is never read). What no camera faces takes the colour of the nearest
-    that one does, or grey of `fallback`.
+    A camera sees it when its triangle faces the camera and no other part of the mesh is in front. What no camera sees takes
+    the colour of the nearest that one does, or grey of `fallback`; inside of the mouth, which opens only in some frames, typical colours.
     """
     total = torch.zeros(len(gaussians), 3)
     weight = torch.zeros(len(gaussians), 1)
@@ -76,12 +87,17 @@ def seed_colors(gaussians: CanonicalGaussians, views: list[View], fallback: floa
         normals = view.frames.normals[gaussians.face_ids]
         pixels, z = project_points(points, view.cameras.viewmats, view.cameras.Ks)
         height, width = view.masks.shape[1:]
+        camera_vertices = transform(view.cameras.viewmats, view.vertices.expand(len(view.cameras), -1, -1)).contiguous()
+        depth = ops.rasterize_mesh(camera_vertices, head.faces, view.cameras.Ks.contiguous(), width, height)[2]
         for c, center in enumerate(view.cameras.centers):
             x, y = pixels[c, :, 0].floor().long(), pixels[c, :, 1].floor().long()
             ok = (x >= 0) & (y >= 0) & (x < width) & (y < height) & (z[c] > 0)
-            x, y = x.clamp(0, width - 1).numpy(), y.clamp(0, height - 1).numpy()
+            x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+            front = depth[c, y, x]
+            ok &= (front == 0) | (z[c] < front + _DEPTH_MARGIN)
             ray = torch.nn.functional.normalize(center - points, dim=-1)
             facing = (normals * ray).sum(-1).clamp_min(0) ** 3
+            x, y = x.numpy(), y.numpy()
             w = (facing * ok * torch.from_numpy(view.masks[c][y, x] > 200))[:, None]
             total += w * torch.from_numpy(view.images[c][y, x]).float() / 255
             weight += w
@@ -92,6 +108,9 @@ def seed_colors(gaussians: CanonicalGaussians, views: list[View], fallback: floa
         sources = known.nonzero()[:, 0][:: max(1, int(known.sum()) // 4000)]
         nearest = torch.cat([torch.cdist(block, points[sources]).argmin(1) for block in points[~known].split(2048)])
         colors[~known] = colors[sources[nearest]]
+    for name, color in INTERIOR.items():
+        if name in head.region_names:
+            colors[head.face_regions[gaussians.face_ids] == head.region_names.index(name)] = torch.tensor(color)
     return colors
 
 

@@ -74,7 +74,7 @@ class Trainer:
         shell = sample_shell(head, neutral, frames, views, shell_count, generator, config.sh_degree) if shell_count else None
         surface = sample_surface(head, neutral, total - (0 if shell is None else len(shell)), generator, degree=config.sh_degree)
         gaussians = surface if shell is None else CanonicalGaussians.cat([surface, shell])
-        colors = seed_colors(gaussians, views[:3])
+        colors = seed_colors(gaussians, head, views[:3])
         gaussians = with_colors(gaussians, colors)
         size = deform.code_size(head.E, head.J)
         parameters = self.model.create(config.deform, gaussians, size, generator)
@@ -92,7 +92,7 @@ class Trainer:
             pictures = np.stack([self.cache.get(t, c) for c in ids])
             vertices = head.vertices(self.tracked.identity, self.tracked.codes[t])[0]
             posed = face_frames(vertices, head.faces)
-            views.append(View(posed, self.tracked.cameras[ids], pictures[..., :3], pictures[..., 3]))
+            views.append(View(vertices, posed, self.tracked.cameras[ids], pictures[..., :3], pictures[..., 3]))
         return views
 
     def _adopt(self, gaussians: CanonicalGaussians, parameters: dict[str, Tensor], codes: dict[str, Tensor], reach: Tensor) -> None:

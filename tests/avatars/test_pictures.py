@@ -126,7 +126,7 @@ def test_camera_colors_are_recovered_up_to_the_gauge() -> None:
 def _view(tracked: TrackedSequence, head: HeadModel, t: int) -> View:
     vertices = head.vertices(tracked.identity, tracked.codes[t])[0]
     pictures = np.stack([tracked.image(t, c) for c in range(4)]), np.stack([tracked.mask(t, c) for c in range(4)])
-    return View(face_frames(vertices, head.faces), tracked.cameras, *pictures)
+    return View(vertices, face_frames(vertices, head.faces), tracked.cameras, *pictures)
 
 
 def test_shell_fills_what_the_masks_show_and_no_more(tiny_tracked: TrackedSequence, tiny_head: HeadModel) -> None:
@@ -148,10 +148,10 @@ def test_seeded_colors_are_those_of_the_pictures(tiny_tracked: TrackedSequence, 
     view = _view(tiny_tracked, tiny_head, 0)
     neutral = tiny_head.vertices(tiny_tracked.identity, tiny_head.neutral())[0]
     surface = sample_surface(tiny_head, neutral, 500, torch.Generator().manual_seed(0), {})
-    colors = seed_colors(surface, [view])
+    colors = seed_colors(surface, tiny_head, [view])
     where = neutral[tiny_head.faces[surface.face_ids]].mean(1)
     truth = 0.5 + 0.4 * torch.sin(where * torch.tensor([60.0, 45.0, 80.0]))
     facing = view.frames.normals[surface.face_ids, 2] > 0.7
     assert (colors - truth)[facing].abs().mean() < 0.12
     assert colors.isfinite().all()
-    assert torch.allclose(seed_colors(surface, [], 0.4), torch.tensor(0.4))
+    assert torch.allclose(seed_colors(surface, tiny_head, [], 0.4), torch.tensor(0.4))
