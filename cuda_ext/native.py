@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import abi, library
+from cuda_ext.capacity import reservation
 
 if TYPE_CHECKING:
     from cuda_ext.ops import Adam, SplatStatistics
@@ -48,7 +49,12 @@ class _Workspaces:
         self._lock = threading.Lock()
 
     def take(self, size: int, device: torch.device) -> Tensor:
-        """At least `size` bytes; the smallest free tensor that is not four times too large, else a new one."""
+        """At least `size` bytes; the smallest free tensor that is not four times too large, else a new one.
+
+        On CUDA torch's allocator does all this, knows about streams, and keeps the memory of captured graphs apart.
+        """
+        if device.type == "cuda":
+            return torch.empty(size, dtype=torch.uint8, device=device)
         with self._lock:
             free = self._free[device]
             fitting = [i for i, t in enumerate(free) if size <= t.numel() <= 4 * size + (1 << 20)]
@@ -58,6 +64,8 @@ class _Workspaces:
 
     def give(self, tensor: Tensor) -> None:
         """Take back a tensor nobody reads any more; at most eight are kept per device."""
+        if tensor.device.type == "cuda":
+            return
         with self._lock:
             free = self._free[tensor.device]
             free.append(tensor)
@@ -104,6 +112,8 @@ class _Saved:
 
 def _with_capacity(lib, call, args, scene: abi.AvScene, device: torch.device, counters: Tensor) -> _Saved:
     """Run a forward call with workspaces for enough instances; the CPU says at once when there were too few."""
+    if device.type == "cuda":
+        return _with_reservation(lib, call, args, scene, device)
     key = _capacity_key(device, scene.N, scene.C, scene.width, scene.height)
     capacity = _capacities.get(key, 4 * scene.N * scene.C + 1024)
     while True:
@@ -120,6 +130,21 @@ def _with_capacity(lib, call, args, scene: abi.AvScene, device: torch.device, co
             _capacities[key] = capacity
             return saved
         capacity = int(counters[0]) * 5 // 4
+
+
+def _with_reservation(lib, call, args, scene: abi.AvScene, device: torch.device) -> _Saved:
+    """The same on CUDA, which reports to pinned memory, later: see capacity.py."""
+    room = reservation(device, scene.N, scene.C, scene.width, scene.height)
+    args.counters = room.pinned.data_ptr()
+    while True:
+        args.capacity = room.prepare()
+        args.saved_bytes, args.scratch_bytes = _sizes(lib, scene, args.capacity, args.launch.threads)
+        saved = _Saved(_workspaces.take(args.saved_bytes, device), args.capacity)
+        scratch = _workspaces.take(args.scratch_bytes, device)
+        args.saved, args.scratch = saved.tensor.data_ptr(), scratch.data_ptr()
+        library.check(lib, call(args), call.__name__)
+        if not room.settle(device):
+            return saved
 
 
 class _SplatFunction(torch.autograd.Function):

@@ -122,11 +122,11 @@ def head_like(n: int, cameras: int, width: int, height: int, degree: int = 3, se
     strands = torch.rand(n, generator=g) < hair
     radius = 0.1 * (1 + 0.02 * torch.randn(n, generator=g)) + strands * 0.03 * torch.rand(n, generator=g)
     means = direction * radius[:, None] * torch.tensor([0.8, 1.1, 0.9])
-    size = 0.1 * (4 * torch.pi / n) ** 0.5 * 0.6
+    size = 0.1 * (4 * torch.pi / n) ** 0.5 * 0.34
     scales = size * torch.exp(0.4 * torch.randn(n, 3, generator=g))
     scales[strands, 0] *= 4
     scales[strands, 1:] *= 0.4
-    focal = 2.0 * min(width, height)
+    focal = 1.6 * (width * height) ** 0.5
     angles = torch.linspace(-0.6, 0.6, cameras) if cameras > 1 else torch.zeros(1)
     viewmats = torch.eye(4).repeat(cameras, 1, 1)
     viewmats[:, 0, 0], viewmats[:, 0, 2] = angles.cos(), -angles.sin()
