@@ -7,58 +7,105 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Priors:
-    """Standard deviations of the parameters of a frame; smaller holds them closer to rest."""
+    """Standard deviations of a frame's parameters about rest; smaller holds them closer."""
 
-    expression: float = 0.35
+    expression: float = 0.4
     """Weight of an expression."""
-    neck: float = 0.25
-    """Radians."""
-    head: float = 0.25
-    jaw: float = 0.03
+    bound: float = 0.02
+    """How far an expression may lie outside of 0-1."""
+    neutral: float = 0.02
+    """Weight of an expression in the reference frame, whose face is taken to be at rest."""
+    neck: float = 0.3
+    """Radians, as are all rotations."""
+    head: float = 0.3
+    jaw: float = 0.04
     """Turn of the jaw beyond what the expressions cause."""
-    eyes: float = 0.3
-    bound: float = 0.03
-    """How far an expression may lie outside of 0–1."""
-    symmetry: float = 0.15
-    """Difference of the left and the right eye's lids and gaze."""
+    jaw_aside: float = 0.01
+    """Its turn about the other two axes."""
+    eyes: float = 0.08
+    """Turn of an eye beyond what eyeLook* cause; small, so that gaze is found in the expressions that people see by name."""
+    eyes_alike: float = 0.1
+    """Difference between the left and the right eye's lids, and between their gazes."""
 
 
 @dataclass(frozen=True)
 class Smooth:
-    """Standard deviations of the second difference from frame to frame, at 24 frames a second."""
+    """Standard deviations of the change from frame to frame at 24 frames a second: second differences, except the drift."""
 
-    expression: float = 0.12
+    expression: float = 0.25
     joints: float = 0.03
-    """Radians."""
-    eyes: float = 0.15
-    root: float = 0.002
-    """Radians and metres. Calibrated cameras: the shoulders stand still and the neck explains the motion."""
+    eyes: float = 0.2
+    root: float = 0.001
+    """Radians and metres. Calibrated cameras: the shoulders stand still, and the neck explains the motion."""
     root_drift: float = 0.0003
-    """First difference of the root, in radians and metres."""
+    """First difference of the root."""
+    free_root: float = 0.006
+    """The same two for a single camera, before which a person moves as a whole."""
+    free_root_drift: float = 0.01
 
 
 @dataclass(frozen=True)
 class LandmarkStage:
     """Identity, pose and expression from the detector's landmarks."""
 
-    rounds: int = 3
-    """Alternations of identity and poses."""
+    passes: int = 2
+    """Crops around each face that the detector looks at once more (0-4)."""
+    rounds: int = 4
+    """Alternations of poses and identity."""
     iterations: int = 8
     sigma_mm: float = 6.0
-    """Noise of one landmark in one camera. Errors of neighbouring landmarks and cameras are alike, so larger than their scatter."""
+    """Noise of one landmark in one camera; neighbouring landmarks and cameras err alike, so it is larger than their scatter."""
     robust_mm: float = 3.0
     pair_sigma_mm: float = 1.5
-    """Noise of the distances between lids and between lips."""
+    """Noise of the distances between the lids and between the lips."""
     identity_frames: int = 12
+    """Frames, spread over time, that decide the identity."""
+    identity_sigma_mm: float = 20.0
+    """The landmarks' noise for the identity: an error of meaning is the same in all frames."""
+
+
+@dataclass(frozen=True)
+class ShapeStage:
+    """The neutral surface from dense correspondence between calibrated cameras."""
+
+    rounds: int = 3
+    """The first moves the identity's coefficients, the others add offsets; 0 leaves the stage out."""
+    sigma_mm: float = 8.0
+    """Noise of the dense evidence for the identity's coefficients."""
+    stiffness: float = 1.0
+    """How much bending costs on the face; other skin is stiffer."""
+
+
+@dataclass(frozen=True)
+class MotionStage:
+    """Poses and expressions from dense correspondence with the reference frame."""
+
+    rounds: int = 2
+    """0 leaves the stage out. Rounds before the last look at fewer cameras."""
+    coarse_cameras: int = 8
+    points: int = 1600
+    iterations: int = 8
+    sigma_mm: float = 3.0
+    robust_mm: float = 0.7
+    landmark_sigma_mm: float = 20.0
+    """Landmarks go on deciding what the flow cannot see (closed lids); their constant error is taken out first."""
+    pair_sigma_mm: float = 2.0
+    evening: float = 0.02
+    """Brightness and contrast that change over more than this fraction of the picture's height are taken out."""
 
 
 @dataclass(frozen=True)
 class TrackConfig:
     """Everything that decides the result of tracking."""
 
-    exclude_cameras: tuple[str, ...] = ()
-    """Cameras that tracking does not look at (they are still in the result)."""
-    detector_passes: int = 2
+    reference: str = ""
+    """The frame in which the face is at rest, as SEQUENCE:FRAME; left out: the calmest."""
+    skip_cameras: tuple[str, ...] = ()
+    """Cameras that tracking does not look at; they are in the result all the same."""
     priors: Priors = field(default_factory=Priors)
     smooth: Smooth = field(default_factory=Smooth)
     landmarks: LandmarkStage = field(default_factory=LandmarkStage)
+    shape: ShapeStage = field(default_factory=ShapeStage)
+    motion: MotionStage = field(default_factory=MotionStage)
+    workers: int = 2
+    """Threads that compare pictures."""

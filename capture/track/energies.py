@@ -40,6 +40,10 @@ class Quadratic:
     def __add__(self, other: Quadratic) -> Quadratic:
         return Quadratic(self.H + other.H, self.g + other.g, self.cost + other.cost)
 
+    def scaled(self, factor: float) -> Quadratic:
+        """This energy times a factor."""
+        return Quadratic(self.H * factor, self.g * factor, self.cost * factor)
+
 
 def rays(targets: Tensor, cameras: Cameras) -> Tensor:
     """Observed pixels [T, C, P, 2] → (u, v) at depth one."""

@@ -64,12 +64,11 @@ def vertex_head(head: HeadModel, vertex_ids: Tensor) -> HeadModel:
     )
 
 
-def point_identity(identity: Identity, head: HeadModel, face_ids: Tensor, barycentrics: Tensor) -> Identity:
-    """The identity whose offsets, where it has any, are those of the points of `point_head`."""
+def point_identity(identity: Identity, corners: Tensor, barycentrics: Tensor) -> Identity:
+    """The identity whose offsets, where it has any, are those of points on triangles corners [P, 3] at barycentrics [P, 3]."""
     if identity.offsets is None:
         return identity
-    offsets = (identity.offsets[head.faces[face_ids]] * barycentrics.to(identity.offsets)[..., None]).sum(1)
-    return replace(identity, offsets=offsets)
+    return replace(identity, offsets=(identity.offsets[corners] * barycentrics[..., None]).sum(1))
 
 
 def parameter_count(head: HeadModel) -> int:
