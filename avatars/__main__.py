@@ -67,15 +67,17 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The command's name, wherever it stands among the flags, and the other arguments."""
-    for i, text in enumerate(arguments):
-        if text == "--":
-            break
-        if text in COMMANDS:
-            return text, arguments[:i] + arguments[i + 1 :]
-        if not text.startswith("-") and (i == 0 or not arguments[i - 1].startswith("-")):
-            break  # a word in the place of a command that is none
-    return None, arguments
+    """The command's name, wherever it stands among the flags, and the other arguments.
+
+    A word behind a flag may be the flag's value (`--out demo`), so it counts only when no other word is a command.
+    """
+    places = [i for i, text in enumerate(arguments) if text in COMMANDS]
+    free = [i for i in places if i == 0 or not arguments[i - 1].startswith("-")]
+    if not places:
+        return None, arguments
+    at = (free or places)[0]
+    words = [a for i, a in enumerate(arguments[:at]) if not a.startswith("-") and (i == 0 or not arguments[i - 1].startswith("-"))]
+    return (None, arguments) if words else (arguments[at], arguments[:at] + arguments[at + 1 :])
 
 
 def _without_command(arguments: list[str]) -> int:

@@ -49,11 +49,7 @@ def tracked_codes(avatar: Avatar, sequence: str) -> Codes:
 def draw(avatar: Avatar, pose: HeadPose, camera: Cameras, background: Sequence[float] | Tensor = (1.0, 1.0, 1.0), backend: str = "auto") -> Image:
     """One frame as one camera sees it, in that camera's colours where it is one of the capture's."""
     image = render(avatar.at(pose), camera, torch.zeros(3), backend)
-    color = image.color
-    if camera.names[0] in avatar.colors:
-        # The sensor's colours belong to the head alone, so its offset counts as far as the head covers the pixel.
-        affine = avatar.colors[camera.names[0]].to(color)
-        color = color @ affine[:, :3].T + image.alpha * affine[:, 3]
+    color = avatar.recolored(image, camera).color
     behind = torch.as_tensor(background, dtype=color.dtype, device=color.device)
     return replace(image, color=(color + (1 - image.alpha) * behind).clamp(0, 1))
 

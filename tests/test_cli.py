@@ -74,6 +74,24 @@ def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
     assert time.process_time() - started < 1
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "rest"),
+    [
+        ("check x", "check", ["x"]),
+        ("--out demo check x", "check", ["--out", "demo", "x"]),
+        ("--no-view demo", "demo", ["--no-view"]),
+        ("--device cpu train x --out eval", "train", ["--device", "cpu", "x", "--out", "eval"]),
+        ("export render", "export", ["render"]),
+        ("rendr --out demo", None, ["rendr", "--out", "demo"]),
+        ("rendr demo", None, ["rendr", "demo"]),
+    ],
+)
+def test_flags_may_stand_before_the_command(line: str, name: str | None, rest: list[str]) -> None:
+    from avatars.__main__ import _split
+
+    assert _split(line.split()) == (name, rest)
+
+
 # Errors
 
 

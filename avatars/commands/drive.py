@@ -12,8 +12,8 @@ from avatars.errors import UserError
 
 EXAMPLES = (
     ("a Live Link Face take with its sound", "avatars drive out/demo/avatar --codes take.csv --audio take.wav --out clip.mp4"),
-    ("seconds 2 to 7 of MediaPipe's blendshapes, the camera swaying", "avatars drive out/demo/avatar --codes webcam.json --start 2 --end 7 --path orbit --out clip.mp4"),
-    ("a mirrored recording whose pitch goes the other way", "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --out clip.mp4"),
+    ("someone else's tracked sentence", "avatars drive out/anna/avatar --codes out/demo/tracked --sequence SEN-1 --audio out/demo/tracked/audio/SEN-1.wav --out clip.mp4"),
+    ("seconds 2 to 7 of a mirrored recording whose pitch goes the other way", "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --start 2 --end 7 --out clip.mp4"),
 )
 
 
@@ -28,7 +28,9 @@ class Drive:
     avatar: AvatarFolder
     """The avatar's folder, as `avatars train` or `avatars demo` wrote it."""
     codes: Path
-    """The performance: .csv, .json or .npz."""
+    """The performance: .csv, .json or .npz; or the folder of a tracked sequence or of another avatar."""
+    sequence: str = ""
+    """Of such a folder, use this sequence."""
     out: Path = Path("clip.mp4")
     """The video to write."""
     audio: Path | None = None
@@ -65,7 +67,7 @@ class Drive:
 
         from avatars.drive import open_driver, retarget, save_codes
 
-        codes = open_driver(self.codes)
+        codes = open_driver(self.codes, self.sequence)
         if self.start >= codes.duration:
             raise UserError(f"--start {self.start}: {self.codes} lasts {codes.duration:.2f} s.")
         codes = codes.cut(self.start, self.end)

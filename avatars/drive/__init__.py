@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from avatars.drive import codes_npz
 from avatars.drive.codes import ARKIT_NAMES, Codes
 from avatars.drive.retarget import retarget
 from avatars.errors import UserError
@@ -51,14 +52,22 @@ def drivers() -> dict[str, ModuleType]:
     return {m.__name__.rsplit(".", 1)[-1]: m for m in modules if hasattr(m, "SUFFIXES") and hasattr(m, "read")}
 
 
-def open_driver(path: str | os.PathLike) -> Codes:
-    """Read a performance: Live Link Face CSV, MediaPipe, LAM, BEAT or Audio2Face JSON, ARKit or our own npz."""
+def open_driver(path: str | os.PathLike, sequence: str = "") -> Codes:
+    """Read a performance: Live Link Face CSV, MediaPipe, LAM, BEAT or Audio2Face JSON, ARKit or our own npz.
+
+    A folder may be a tracked sequence or an avatar: its tracked codes, of which `sequence` picks one.
+    """
     path = Path(path)
+    if path.is_dir():
+        inside = next((path / n for n in ("codes.npz", "sequences.npz") if (path / n).is_file()), None)
+        if inside is None:
+            raise UserError(f"codes: {path} is a folder without codes. Give a recorded performance ({_known('read')}), or a tracked sequence.")
+        path = inside
     driver = _for_suffix(path, "read")
     if not path.is_file():
-        hint = "it is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"codes: {path}: {hint}. Give a recorded performance ({_known('read')}).")
-    return driver.read(path)
+        raise UserError(f"codes: {path}: there is no such file. Give a recorded performance ({_known('read')}).")
+    codes = driver.read(path)
+    return codes_npz.sequence_of(path, codes, sequence) if sequence else codes
 
 
 def save_codes(path: str | os.PathLike, codes: Codes) -> None:

@@ -68,14 +68,28 @@ def write(path: Path, codes: Codes) -> None:
 
 
 def _beside(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A tracked sequence keeps the names and the rate of its codes.npz in its manifest; take them from there."""
-    manifest = path.with_name("manifest.json")
-    if any(k in arrays for k in _NAMES) or not manifest.exists():
-        return arrays
-    content = read_json(manifest, "codes")
-    if content.get("kind") != "avatars.tracked_sequence":
+    """Tracked sequences and avatars keep names and rate of their codes in the manifest; take them from there."""
+    content = {} if any(k in arrays for k in _NAMES) else _manifest(path)
+    if not content:
         return arrays
     return {**arrays, "names": np.array(content["expression_names"]), "fps": np.float64(content["fps"])}
+
+
+def _manifest(path: Path) -> dict:
+    """The manifest beside the codes of a tracked sequence or an avatar; empty for other archives."""
+    manifest = path.with_name("manifest.json")
+    content = read_json(manifest, "codes") if manifest.exists() else {}
+    return content if isinstance(content, dict) and content.get("kind") in ("avatars.tracked_sequence", "avatars.avatar") else {}
+
+
+def sequence_of(path: Path, codes: Codes, name: str) -> Codes:
+    """The frames of one sequence of a tracked sequence's or an avatar's codes; UserError lists the sequences."""
+    segments = {n: (start, stop) for n, start, stop in _manifest(path).get("segments", [])}
+    if name not in segments:
+        known = f"it has {', '.join(segments)}" if segments else "only the codes of a tracked sequence or an avatar have sequences"
+        raise UserError(f"codes: {path} has no sequence '{name}'; {known}.")
+    start, stop = segments[name]
+    return codes.cut(start / codes.fps, stop / codes.fps)
 
 
 def _joints(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

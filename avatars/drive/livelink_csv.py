@@ -20,6 +20,8 @@ from avatars.files import atomic_path
 
 SUFFIXES = (".csv",)
 FPS = 60.0  # what the application records when nothing in the file says otherwise
+_RATES = (24.0, 25.0, 30.0, 48.0, 50.0, 60.0, 120.0)
+_TELLING = 2.0  # seconds of a clip that surely hold a whole second of timecodes
 _ANGLES = {  # joint → its three columns, yaw pitch roll
     "head": ("headyaw", "headpitch", "headroll"),
     "eye_left": ("lefteyeyaw", "lefteyepitch", "lefteyeroll"),
@@ -68,10 +70,10 @@ def read(path: Path) -> Codes:
 def write(path: Path, codes: Codes) -> None:
     """Write a table that Live Link Face's readers accept: all 52 weights and nine angles, timecodes at the clip's rate.
 
-    What the format cannot say (jaw, root) is lost; neck and head become one head angle. Timecodes count frames, so a clip
-    of uneven times is resampled first.
+    What the format cannot say (jaw, root) is lost; neck and head become one head angle. Timecodes count frames, and readers tell the
+    rate from them: a clip of less than two seconds or of an unusual rate is written at the format's own 60.
     """
-    clip = codes.resampled(codes.fps)
+    clip = codes.resampled(codes.fps if codes.fps in _RATES and codes.duration > _TELLING else FPS)
     turn = clip.joints.get("head", np.zeros((len(clip), 3), np.float32))
     if "neck" in clip.joints:
         turn = _compose(clip.joints["neck"], turn)

@@ -37,6 +37,14 @@ def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "nothing temporary may be left"
 
 
+@pytest.mark.parametrize(("frames", "fps", "expected"), [(72, 24.0, 24), (20, 24.0, 60), (100, 17.0, 60)])
+def test_csv_is_written_at_a_rate_that_readers_can_tell(tmp_path: Path, frames: int, fps: float, expected: float) -> None:
+    save_codes(tmp_path / "a.csv", clip(frames, fps))
+    back = open_driver(tmp_path / "a.csv")
+    assert back.fps == expected and back.duration == pytest.approx(frames / fps, abs=0.02)
+    np.testing.assert_allclose(back.at(0.5).weight("jawOpen"), clip(frames, fps).at(0.5).weight("jawOpen"), atol=1e-5 if fps == expected else 0.5)
+
+
 def test_every_writer_belongs_to_a_reader() -> None:
     found = drivers()
     assert {"livelink_csv", "arkit_json", "codes_npz"} <= set(found)

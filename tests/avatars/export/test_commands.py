@@ -14,6 +14,7 @@ from avatars.avatar import Avatar
 from avatars.drive import open_driver, save_codes
 from avatars.playback import tracked_codes
 from avatars.png import read_png_parameters
+from avatars.sequence import TrackedSequence
 
 av = pytest.importorskip("av")
 
@@ -87,6 +88,16 @@ def test_drive_cuts_mirrors_and_saves(toy_folder: Path, toy_avatar: Avatar, tmp_
     assert len(used) == 4 and used.fps == 48 and "eyeBlinkRight" in used.names
     np.testing.assert_allclose(used.weight("jawOpen")[0], codes.weight("jawOpen")[1], atol=1e-6)
     assert len(opened(tmp_path / "c.mp4")[0]) == 4
+
+
+def test_drive_with_the_codes_of_another_folder(toy_folder: Path, tiny_tracked: TrackedSequence, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for source in (toy_folder, tiny_tracked.folder):
+        assert main(["drive", str(toy_folder), "--codes", str(source), "--sequence", "TWO", "--out", str(tmp_path / "c.mp4")]) == 0
+        assert len(opened(tmp_path / "c.mp4")[0]) == 2
+    assert main(["drive", str(toy_folder), "--codes", str(toy_folder), "--sequence", "FIVE", "--out", str(tmp_path / "d.mp4")]) == 2
+    assert "no sequence 'FIVE'; it has ONE, TWO" in capsys.readouterr().err
+    assert main(["drive", str(toy_folder), "--codes", str(tmp_path), "--out", str(tmp_path / "d.mp4")]) == 2
+    assert "a folder without codes" in capsys.readouterr().err
 
 
 def test_exports(toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
