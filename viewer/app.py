@@ -69,7 +69,7 @@ class Viewer:
         self._curves: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        page = Page(f"{stage.name} · Avatar viewer", Path(viser.__file__).parent / "client/build/index.html", self._sound)
+        page = Page(f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound)
         bar = Bar(self._find, self.curve)
         with guarded(self.gate, page.answer, bar.socket), _quiet():
             self.server = viser.ViserServer(host=host, port=port, verbose=False, label=stage.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from viewer.stage import LAYERS, Controls, Place, Request, Timeline
 NECK_SHARE = 0.4  # of a turn of the head is done by the neck
 CURVE_HEIGHT = 240  # pictures for the PSNR curve are at most this tall
 _KEPT_POSES = 4
+Colour = tuple[float, float, float]  # RGB in 0–1
 
 
 class AvatarStage:
@@ -41,18 +43,20 @@ class AvatarStage:
     def __init__(self, avatar: Avatar, tracked: TrackedSequence | None = None, backend: str = "auto", name: str | None = None) -> None:
         self.avatar, self.tracked, self.backend = avatar, tracked, backend
         line = avatar.timeline
-        self.name = name or (avatar.folder.name if avatar.folder is not None else "avatar")
+        folder = avatar.folder.resolve() if avatar.folder is not None else Path("avatar")
+        self.name = name or (folder.parent.name if folder.name == "avatar" else "") or folder.name
         self.expression_names = tuple(avatar.head.expression_names)
-        self.timeline = Timeline(line.fps, line.segments) if line.frame_count else None
+        self.timeline: Timeline | None = Timeline(line.fps, line.segments) if line.frame_count else None
         self.camera_names = tuple(line.cameras.names)
-        self.layers = LAYERS
+        self.layers: tuple[str, ...] = LAYERS
         self.has_truth = tracked is not None and bool(self.camera_names) and line.frame_count > 0
+        self.held_out = frozenset(line.held_out_cameras) | frozenset(line.held_out_sequences)
         self._pictures = PictureCache(tracked, megabytes=200) if tracked is not None else None
         self._rest = rest_pose(avatar)
         self._track = _Track(line.codes) if line.frame_count else None
         self._posed: OrderedDict[tuple[float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
         self.place = self._find_place()
-        self.figures = self._figures()
+        self.figures: Mapping[str, str] = self._figures()
 
     # Facts -------------------------------------------------------------------------------------------------------
 
@@ -100,7 +104,8 @@ class AvatarStage:
     def render(self, request: Request) -> np.ndarray:
         """See `viewer.stage.Stage`."""
         width, height = request.width, request.height
-        background = tuple(c / 255 for c in request.background)
+        red, green, blue = request.background
+        background = (red / 255, green / 255, blue / 255)
         if request.mode == "Render" or request.camera is None:
             cameras, _ = self._cameras(request, Rect(0, 0, width, height))
             return _bytes(self._layer(request, cameras, background))
@@ -130,7 +135,7 @@ class AvatarStage:
         _paste(canvas, picture, rect)
         return _bytes(canvas)
 
-    def _layer(self, request: Request, cameras: Cameras, background: tuple[float, ...]) -> np.ndarray:
+    def _layer(self, request: Request, cameras: Cameras, background: Colour) -> np.ndarray:
         pose, gaussians = self._pose(request.time, request.controls)
         if request.layer == "Mesh" or request.layer == "Normals":
             mesh = Mesh(self.avatar.vertices(pose), self.avatar.head.faces)
@@ -150,7 +155,7 @@ class AvatarStage:
             return self._depth_colors(image.depth[0, ..., 0].cpu().numpy(), alpha, cameras, background)
         return self._draw(gaussians, cameras, background)
 
-    def _draw(self, gaussians: Gaussians, cameras: Cameras, background: tuple[float, ...]) -> np.ndarray:
+    def _draw(self, gaussians: Gaussians, cameras: Cameras, background: Colour) -> np.ndarray:
         """[H, W, 3] over the background; in the sensor's colours where the camera is one of the capture's."""
         affine = self.avatar.colors.get(cameras.names[0])
         if affine is None:
@@ -162,7 +167,7 @@ class AvatarStage:
         color = image.color[0] @ affine[:, :3].T + alpha * affine[:, 3] + (1 - alpha) * torch.tensor(background).to(alpha)
         return color.clamp(0, 1).float().cpu().numpy()
 
-    def _depth_colors(self, depth: np.ndarray, alpha: np.ndarray, cameras: Cameras, background: tuple[float, ...]) -> np.ndarray:
+    def _depth_colors(self, depth: np.ndarray, alpha: np.ndarray, cameras: Cameras, background: Colour) -> np.ndarray:
         centre = torch.tensor(self.place.centre, dtype=cameras.viewmats.dtype, device=cameras.viewmats.device)
         middle = float((cameras.viewmats[0, :3, :3] @ centre + cameras.viewmats[0, :3, 3])[2])
         near, far = middle - self.place.radius, middle + self.place.radius
@@ -171,16 +176,15 @@ class AvatarStage:
         cover = (alpha > 0.5)[..., None]
         return np.where(cover, color, np.asarray(background, np.float32)).astype(np.float32)
 
-    def _truth(self, frame: int, camera: str, background: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    def _truth(self, frame: int, camera: str, background: Colour) -> tuple[np.ndarray, np.ndarray] | None:
         if self.tracked is None or self._pictures is None or camera not in self.tracked.cameras.names:
             return None
         index = self.tracked.cameras.names.index(camera)
         if frame >= self.tracked.frame_count or not self.tracked.valid[frame, index]:
             return None
-        picture, mask = self._pictures.get(frame, index)
-        alpha = mask.astype(np.float32)[..., None] / 255
-        color = picture.astype(np.float32) / 255 * alpha + np.asarray(background, np.float32) * (1 - alpha)
-        return color, alpha[..., 0]
+        picture = self._pictures.get(frame, index).astype(np.float32) / 255  # colours times matte, matte
+        alpha = picture[..., 3:]
+        return picture[..., :3] + np.asarray(background, np.float32) * (1 - alpha), alpha[..., 0]
 
     # Cameras and poses -------------------------------------------------------------------------------------------
 
@@ -254,7 +258,7 @@ class AvatarStage:
         centre = (low + high) / 2
         radius = float((points - centre).norm(dim=1).quantile(0.99))
         R = axis_angle_to_matrix(self._rest.rotation[0].double().cpu())
-        return Place(tuple(centre.tolist()), tuple(R[:, 2].tolist()), tuple(R[:, 1].tolist()), max(1.12 * radius, 0.02))
+        return Place(tuple(centre.tolist()), tuple(R[:, 2].tolist()), tuple(R[:, 1].tolist()), max(1.25 * radius, 0.02))
 
     def _figures(self) -> dict[str, str]:
         line = self.avatar.timeline

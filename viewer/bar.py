@@ -41,6 +41,7 @@ def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
                 {"name": s.name, "start": s.start, "stop": s.stop, "sound": stage.sound(s.name) is not None}
                 for s in (timeline.segments if timeline else ())
             ],
+            "unseen": sorted(stage.held_out),
             "fps": timeline.fps if timeline else 0.0,
             "speeds": list(SPEEDS),
             "modes": list(MODES) if stage.has_truth else [],

@@ -16,7 +16,7 @@ from avatars.png import encode_png
 from viewer import cameras
 from viewer.desk import PRESETS, matches, regions
 from viewer.session import Session
-from viewer.stage import LAYERS
+from viewer.stage import LAYERS, MODES
 
 if TYPE_CHECKING:
     from viser import ClientHandle
@@ -44,6 +44,7 @@ class Panels:
             self._view()
         with tabs.add_tab("About"):
             self._about()
+        self._commands()
 
     def refresh(self) -> None:
         """Show what the session is at now."""
@@ -118,7 +119,7 @@ class Panels:
 
     def _expression(self, name: str, limit: Any) -> Any:
         hint = None if limit is None else f"{name}: the recordings reach {max(float(limit[1]), 0.0):.2f}; beyond, the avatar guesses."
-        marks = None if limit is None or not 0.03 < limit[1] < 0.97 else (round(float(limit[1]), 2),)
+        marks = () if limit is None or not 0.03 < limit[1] < 0.97 else (round(float(limit[1]), 2),)
         slider = self.gui.add_slider(name, 0.0, 1.0, 0.01, 0.0, hint=hint, marks=marks)
 
         @slider.on_update
@@ -155,13 +156,13 @@ class Panels:
     def _head(self) -> None:
         session, gui = self.session, self.gui
         with gui.add_folder("Head"):
-            turn = gui.add_slider("Turn °", -60.0, 60.0, 0.5, 0.0, hint="Towards the subject's left.")
-            nod = gui.add_slider("Nod °", -40.0, 40.0, 0.5, 0.0, hint="Down is positive.")
-            tilt = gui.add_slider("Tilt °", -40.0, 40.0, 0.5, 0.0, hint="Towards the subject's left shoulder.")
+            turn = gui.add_slider("Turn °", -60.0, 60.0, 0.5, 0.0, marks=(), hint="Towards the subject's left.")
+            nod = gui.add_slider("Nod °", -40.0, 40.0, 0.5, 0.0, marks=(), hint="Down is positive.")
+            tilt = gui.add_slider("Tilt °", -40.0, 40.0, 0.5, 0.0, marks=(), hint="Towards the subject's left shoulder.")
             self._still = gui.add_checkbox("Hold head still", False, hint="Expressions play on while the head rests.")
         with gui.add_folder("Gaze"):
-            side = gui.add_slider("Sideways °", -35.0, 35.0, 0.5, 0.0, hint="Towards the subject's left.")
-            up = gui.add_slider("Up °", -30.0, 30.0, 0.5, 0.0)
+            side = gui.add_slider("Sideways °", -35.0, 35.0, 0.5, 0.0, marks=(), hint="Towards the subject's left.")
+            up = gui.add_slider("Up °", -30.0, 30.0, 0.5, 0.0, marks=())
         reset = gui.add_button("Reset head and gaze")
         self._angles = (turn, nod, tilt, side, up)
 
@@ -195,7 +196,7 @@ class Panels:
         with gui.add_folder("Picture"):
             self._layer = gui.add_dropdown("Show", tuple(n for n in LAYERS if n in stage.layers))
             background = gui.add_rgb("Background", session.background)
-            gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, visible=stage.has_truth, hint="Brightness of the error picture.")
+            gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=stage.has_truth, hint="Brightness of the error picture.")
             quality = gui.add_dropdown("Resolution", tuple(QUALITY), hint="Automatic trades resolution for speed while things move.")
         save = gui.add_button("Save picture", icon="camera", hint="PNG at the size of the window, with its parameters inside.")
 
@@ -240,12 +241,39 @@ class Panels:
         rows = {"Avatar": self.session.stage.name, **self.session.stage.figures}
         for label, text in rows.items():
             gui.add_text(label, text, disabled=True)
-        gui.add_markdown(
-            "**Keys** · Space play · ← → step · Home first frame · L loop · I O in and out · 1–6 modes · "
-            "F front · C next camera · Z undo · P save picture · ? all keys"
-        )
+        gui.add_markdown("Press **?** for all keys, **Ctrl K** for all commands.")
 
     # Actions -----------------------------------------------------------------------------------------------------
+
+    def _commands(self) -> None:
+        """The same actions as in the bar and the panel, for the command palette."""
+        session = self.session
+
+        def add(label: str, action: Callable[[], object], description: str | None = None) -> None:
+            command = self.gui.add_command(label, description=description)
+
+            @command.on_trigger
+            async def _(_: Any) -> None:
+                self._try(action)
+
+        if session.transport.timeline is not None:
+            add("Play or pause", session.transport.toggle, "Space")
+            for segment in session.transport.timeline.segments:
+                add(f"Sequence: {segment.name}", lambda name=segment.name: session.transport.select(name))
+        for mode in MODES if session.stage.has_truth else ():
+            add(f"Mode: {mode}", lambda mode=mode: session.set_mode(mode))
+        for layer in session.stage.layers:
+            add(f"Show: {layer}", lambda layer=layer: session.set_layer(layer))
+        for preset in PRESETS:
+            add(f"Expression: {preset}", lambda preset=preset: session.desk.apply(preset))
+        for view in cameras.PRESETS:
+            add(f"Look from: {view}", lambda view=view: session.look_from(view))
+        for name in session.stage.camera_names:
+            add(f"Camera: {name}", lambda name=name: session.look_through(name))
+        add("Release all expressions", session.desk.release, "R")
+        add("Undo", session.desk.undo, "Z")
+        add("Redo", session.desk.redo, "Shift Z")
+        add("Save picture", self.save_picture, "P")
 
     def save_picture(self) -> None:
         """Send what is wanted now as a PNG file, drawn by the render thread."""

@@ -19,7 +19,7 @@ from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, view_ma
 from viewer.desk import Desk
 from viewer.governor import Governor
 from viewer.loop import NEVER, RenderLoop
-from viewer.stage import LAYERS, MODES, Controls, Request, Stage
+from viewer.stage import BACKGROUND, LAYERS, MODES, Controls, Request, Stage
 from viewer.transport import Transport
 
 STILL_SECONDS = 0.22  # without a change for this long, the exact picture follows
@@ -57,7 +57,7 @@ class Session:
         self.governor = Governor()
         self.mode, self.layer = MODES[0], LAYERS[0]
         self.wipe, self.gain = 0.5, 4.0
-        self.background = (34, 36, 40)
+        self.background = BACKGROUND
         self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
         self.follow, self.still = stage.timeline is not None, False
         self.camera: str | None = None

@@ -17,6 +17,7 @@ import numpy as np
 from avatars.sequence import Segment
 
 MODES = ("Render", "Truth", "Side by side", "Wipe", "Flicker", "Error")
+BACKGROUND = (104, 107, 112)  # neutral: hair cut out of a light studio or a dark one looks right on it
 LAYERS = ("Colour", "Coverage", "Depth", "Normals", "Mesh", "Splats")
 
 
@@ -46,7 +47,7 @@ class Request:
     layer: str = "Colour"
     wipe: float = 0.5  # fraction of the width that shows the truth
     gain: float = 4.0  # of the error picture
-    background: tuple[int, int, int] = (34, 36, 40)
+    background: tuple[int, int, int] = BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Stage(Protocol):
     camera_names: tuple[str, ...]
     layers: tuple[str, ...]
     has_truth: bool
+    held_out: frozenset[str]  # sequences and cameras that training has not seen
     place: Place
 
     def render(self, request: Request) -> np.ndarray:

@@ -25,6 +25,7 @@ class BallStage:
     expression_names = ARKIT
     layers = ("Colour", "Depth")
     has_truth = True
+    held_out = frozenset({"SEN-1", "side"})
     place = Place((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), 0.16)
     camera_names = ("front <1>", "side")
     picture_size = (400, 550)

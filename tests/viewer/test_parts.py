@@ -203,6 +203,14 @@ def test_the_governor_does_not_swing() -> None:
     assert len(set(scales[200:])) == 1
 
 
+def test_the_governor_keeps_the_size_where_pixels_are_not_what_costs() -> None:
+    governor, scales = Governor(target=0.04), []
+    for _ in range(300):
+        governor.drew(0.1 + 0.001 * governor.scale**2, governor.scale)
+        scales.append(governor.scale)
+    assert np.mean(np.array(scales) == 1.0) > 0.9
+
+
 def test_the_governor_gives_way_to_a_clogged_line() -> None:
     governor = Governor()
     for trip in [0.03] * (WARM_UP + 5) + [0.6] * 30:

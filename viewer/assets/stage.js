@@ -93,17 +93,17 @@
     document.documentElement.style.setProperty("--bar", total ? "" : "0px");
     play.replaceChildren(icon(state.playing ? "pause" : "play"));
     loop.setAttribute("aria-pressed", String(!!state.loop));
-    const here = sequenceAt(state.time);
+    const here = sequenceAt(state.time), unseen = state.unseen || [];
     sound.style.display = state.sequences.some((s) => s.sound) ? "" : "none";
     sound.disabled = !(here && here.sound);
     sound.replaceChildren(icon(muted ? "mute" : "sound"));
-    options(sequence, state.sequences.map((s) => [s.name, s.name]), here ? here.name : "");
+    options(sequence, state.sequences.map((s) => [s.name, unseen.includes(s.name) ? `${s.name} · held out` : s.name]), here ? here.name : "");
     options(speed, (state.speeds || []).map((s) => [String(s), `${s}×`]), String(state.speed));
     modes.style.display = state.modes.length ? "" : "none";
     if (modes.childElementCount !== state.modes.length)
       modes.replaceChildren(...state.modes.map((m, i) => make("button", { role: "radio", title: `${m} (${i + 1})`, onclick: (e) => { send("mode", m); e.currentTarget.blur(); } }, m)));
     [...modes.children].forEach((b, i) => b.setAttribute("aria-checked", String(state.modes[i] === state.mode)));
-    seen.textContent = state.camera ? `Camera ${state.camera}` : "";
+    seen.textContent = state.camera ? `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}` : "";
     rate.textContent = state.playing && state.pictures ? `${Math.round(state.pictures)} pictures/s${state.scale < 1 ? ` · ${Math.round(state.scale * 100)} %` : ""}` : "";
     psnr.replaceChildren();
     if (state.psnr != null) psnr.append("PSNR ", make("b", {}, state.psnr.toFixed(1)), " dB");
