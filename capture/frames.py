@@ -1,6 +1,6 @@
 """Every frame of a capture decoded once into files that are read at random: colour-corrected JPEGs and mattes.
 
-    <folder>/<sequence>/<camera>/00000.jpg      quality 95, full chroma; corrected colour
+    <folder>/<sequence>/<camera>/00000.jpg      quality 95, full chroma; corrected colour, the wall of the clean plate taken out of soft edges
     <folder>/<sequence>/<camera>/00000.png      foreground alpha, 8 bit grey
     <folder>/<sequence>/<camera>/done.json      written last: the clip is complete, and made from these inputs
     <folder>/colors.json                        the corrections that were applied and their inverses, so that they can be undone
@@ -25,10 +25,10 @@ from avatars.files import atomic_path, content_hash, read_json, write_json
 from avatars.progress import Progress, silent
 from capture.color import ColorCorrection, estimate_corrections
 from capture.formats import Capture
-from capture.matte import Matter, make_matter
+from capture.matte import Matter, make_matter, smooth_plate, unmix
 from capture.quality import require_usable
 
-VERSION = "1"  # of everything that changes the pixels written here
+VERSION = "2"  # of everything that changes the pixels written here
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 
@@ -70,6 +70,7 @@ def prepare_frames(
     counts = {sequence: capture.frame_count(sequence) for sequence in capture.sequences}
     corrections = _corrections(capture, folder, progress) if correct_color else {n: ColorCorrection.identity() for n in capture.camera_names}
     plates = {name: capture.clean_plate(name) for name in capture.camera_names}
+    smooth = {name: smooth_plate(plate) for name, plate in plates.items() if plate is not None}
     clips = [(sequence, camera) for sequence in capture.sequences for camera in capture.camera_names]
     keys = {clip: _key(capture, *clip, counts[clip[0]], corrections[clip[1]], plates[clip[1]]) for clip in clips}
     missing = [clip for clip in clips if not _is_done(folder.joinpath(*clip), keys[clip])]
@@ -100,7 +101,9 @@ def prepare_frames(
             for picture in capture.frames(sequence, camera, 0, counts[sequence]):
                 if stop.is_set():
                     raise _Stopped
-                _write_frame(temporary, written, corrections[camera].apply(picture), matters[which](picture))
+                alpha = matters[which](picture)
+                foreground = unmix(picture, alpha, smooth[camera]) if camera in smooth else picture
+                _write_frame(temporary, written, corrections[camera].apply(foreground), alpha)
                 written += 1
                 count_one()
             if written != counts[sequence]:

@@ -38,7 +38,9 @@ def difference_matte(picture: np.ndarray, plate: np.ndarray) -> np.ndarray:
     2. A seed: what differs from the plate by more than noise allows, small darkenings along the wall's own colour (shadows) counting half;
        its small holes are filled, since an eye or a highlight may look like the wall.
     3. In a band around the seed's outline alpha solves I = α F + (1 − α) B along F − B, with F from the nearest sure foreground:
-       dark hair before a light wall gets its strands. Where F and B are alike that is ill-posed, and the outline decides instead.
+       dark hair before a light wall gets its strands, also where the wall shines through well inside of the outline. Where F and B are alike
+       that is ill-posed, and the outline decides instead. Strands at the rim catch more light than the hair that F comes from, so that
+       .85 along the line counts as solid (measured: error .0050 against .0062 with a narrow band and no such margin).
 
     picture uint8 RGB [H, W, 3]; plate float32 [H, W, 3] from `smooth_plate`; float32 [H, W] in 0–1.
     """
@@ -51,20 +53,21 @@ def difference_matte(picture: np.ndarray, plate: np.ndarray) -> np.ndarray:
     seed = _seed(difference, plate)
     if not seed.any():
         return np.zeros((h, w), np.float32)
-    core = cv2.erode(seed, _disk(6 * unit), borderType=cv2.BORDER_REPLICATE)
-    if not core.any():  # something thinner than the band: its inside is all there is
-        core = seed
-    near = cv2.dilate(seed, _disk(10 * unit))
-    foreground = _spread(image, core, 4 * unit)
-    towards = foreground - plate
+    inside = np.minimum(cv2.distanceTransform(seed, cv2.DIST_L2, 5), 1e4) / unit  # the picture's border is no outline
+    outside = np.minimum(cv2.distanceTransform(1 - seed, cv2.DIST_L2, 5), 1e4) / unit
+    deep = (inside > 10).astype(np.uint8)
+    if not deep.any():  # something thinner than the band: its inside is all there is
+        deep = seed
+    towards = _spread(image, deep, 4 * unit) - plate
     contrast = _dot(towards, towards)
     alpha = _dot(difference, towards) / np.maximum(contrast, 1e-6)
-    alpha = np.clip((alpha - 0.03) / 0.94, 0, 1)
-    outline = cv2.morphologyEx(((alpha > 0.4) | (core > 0)).astype(np.uint8) * seed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    alpha = np.clip((alpha - 0.03) / 0.82, 0, 1)
+    solid = (inside > 14) | ((inside > 6) & (contrast < 0.25))  # a wide band only for dark before light: skin has hard edges
+    outline = cv2.morphologyEx(((alpha > 0.4) | solid).astype(np.uint8) * seed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     outline = cv2.GaussianBlur(_fill_holes(outline).astype(np.float32), (0, 0), 0.6)
     trust = contrast / (contrast + 0.25**2)
     alpha = trust * alpha + (1 - trust) * outline
-    return np.where(core > 0, np.float32(1), np.where(near > 0, alpha, np.float32(0))).astype(np.float32)
+    return np.where(solid, np.float32(1), np.where(outside < 10, alpha, np.float32(0))).astype(np.float32)
 
 
 class SelfieMatter:
@@ -81,6 +84,27 @@ class SelfieMatter:
         refined = np.where(coarse > 0.98, 1.0, np.where(coarse < 0.02, 0.0, refined))
         alpha = np.clip((refined - 0.1) / 0.8, 0, 1)
         return (alpha * _largest((alpha > 0.1).astype(np.uint8))).astype(np.float32)
+
+
+def unmix(picture: np.ndarray, alpha: np.ndarray, plate: np.ndarray) -> np.ndarray:
+    """The colour of the foreground alone, uint8 RGB [H, W, 3]: where alpha is between 0 and 1 the wall is taken out of the mixture.
+
+    Composited with the same alpha over anything, the result shows no grey fringe in the hair: F = (I − (1 − α) B) / α, and where α is so small
+    that this is noise, the colour of the nearest sure foreground. `plate` as in `difference_matte`, whose alpha this needs: with the selfie
+    model's, which knows no mixtures, it does harm.
+    """
+    soft = (alpha > 0.02) & (alpha < 0.98)
+    if not soft.any() or soft.all():
+        return picture
+    image = picture.astype(np.float32) * np.float32(1 / 255)
+    background = _match_exposure(image, plate)[0][soft]
+    near = _spread(image, (alpha > 0.98).astype(np.uint8), 4 * picture.shape[0] / REFERENCE_HEIGHT)[soft]
+    a = alpha[soft][:, None]
+    exact = background + (image[soft] - background) / np.maximum(a, 0.1)
+    trust = np.clip((a - 0.1) / 0.2, 0, 1)
+    result = picture.copy()
+    result[soft] = np.rint(255 * np.clip(trust * exact + (1 - trust) * near, 0, 1)).astype(np.uint8)
+    return result
 
 
 def guided_filter(guide: np.ndarray, values: np.ndarray, radius: int, epsilon: float, shrink: int = 3) -> np.ndarray:
@@ -186,11 +210,6 @@ def _spread(image: np.ndarray, core: np.ndarray, sigma: float) -> np.ndarray:
     mean = cv2.mean(image, mask=core)[:3]
     color = (spread[..., :3] + 1e-6 * np.asarray(mean, np.float32)) / (spread[..., 3:] + 1e-6)
     return cv2.resize(color, (w, h), interpolation=cv2.INTER_LINEAR)
-
-
-def _disk(radius: float) -> np.ndarray:
-    r = max(1, round(radius))
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * r + 1, 2 * r + 1))
 
 
 def _selfie_model():  # noqa: ANN202 (mediapipe has no types)

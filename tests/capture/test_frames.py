@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -36,8 +35,9 @@ def test_every_frame_is_there_and_faithful(studio: Callable[..., Path], tmp_path
         for camera in capture.camera_names:
             for k, original in enumerate(capture.frames(sequence, camera)):
                 assert store.image_path(sequence, camera, k) == tmp_path / "frames" / sequence / camera / f"{k:05d}.jpg"
-                assert psnr(store.image(sequence, camera, k), original) > 38  # noise is half of what is lost at this size
                 mask = store.mask(sequence, camera, k)
+                hard = (mask == 0) | (mask == 255)  # elsewhere the wall was taken out
+                assert hard.mean() > 0.9 and psnr(store.image(sequence, camera, k)[hard], original[hard]) > 36
                 assert mask.shape == original.shape[:2] and mask[40, 32] == 255 and mask[0, 0] == 0
     assert not list((tmp_path / "frames").rglob(".*"))
 
@@ -123,6 +123,8 @@ def test_corrections_are_applied_and_can_be_undone(studio: Callable[..., Path], 
     np.testing.assert_allclose(store.image("A", "220001", 0).mean((0, 1)), original.mean((0, 1)) * np.diag(gains), rtol=0.01)
     written = json.loads((tmp_path / "frames" / "colors.json").read_text())["cameras"]["220001"]
     undone = ColorCorrection(np.array(written["inverse"])).apply(store.image("A", "220001", 0))
-    assert psnr(undone, original) > 35
-    picture = next(capture.frames("A", "220000"))
-    assert abs(cv2.cvtColor(store.image("A", "220000", 0), cv2.COLOR_RGB2GRAY).mean() - cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).mean()) < 0.5
+    hard = store.mask("A", "220001", 0) == 255
+    assert psnr(undone[hard], original[hard]) > 35
+    untouched = next(capture.frames("A", "220000"))
+    hard = store.mask("A", "220000", 0) == 255
+    assert psnr(store.image("A", "220000", 0)[hard], untouched[hard]) > 36

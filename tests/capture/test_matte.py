@@ -7,7 +7,7 @@ import pytest
 from filming import SIZE, picture, ring
 
 from capture.formats import open_capture
-from capture.matte import difference_matte, guided_filter, make_matter, smooth_plate
+from capture.matte import difference_matte, guided_filter, make_matter, smooth_plate, unmix
 from capture.sample import SAMPLE
 
 LARGE = ring(4, (200, 275))
@@ -53,8 +53,20 @@ def test_strands_get_partial_alpha() -> None:
     alpha = difference_matte(np.clip(image, 0, 255).astype(np.uint8), smooth_plate(plate))
     band = np.s_[234:240, 20:-20]
     assert np.abs(alpha[band] - coverage[band]).mean() < 0.13  # against .4 for any hard edge
-    assert np.corrcoef(alpha[band][:5].ravel(), coverage[band][:5].ravel())[0, 1] > 0.9
+    assert np.corrcoef(alpha[band].ravel(), coverage[band].ravel())[0, 1] > 0.95
     assert np.abs(alpha[:210]).max() == 0 and alpha[250:].min() == 1
+
+
+def test_unmixed_colours_show_no_wall() -> None:
+    plate = np.full((275, 200, 3), (190, 190, 195), np.uint8)
+    alpha = np.clip((np.arange(275) - 120) / 20, 0, 1)[:, None].repeat(200, 1)
+    hair = np.array([40, 32, 28])
+    image = np.rint(alpha[..., None] * hair + (1 - alpha[..., None]) * plate).astype(np.uint8)
+    pure = unmix(image, alpha.astype(np.float32), smooth_plate(plate))
+    soft = (alpha > 0.02) & (alpha < 0.98)
+    assert np.abs(pure[soft].astype(int) - hair).max() <= 20 and np.abs(pure[soft].astype(int) - hair).mean() < 5
+    np.testing.assert_array_equal(pure[~soft], image[~soft])
+    assert unmix(image, np.ones_like(alpha), smooth_plate(plate)) is image
 
 
 def test_empty_and_full_pictures() -> None:
