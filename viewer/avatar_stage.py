@@ -192,8 +192,9 @@ class AvatarStage:
         """The camera that draws onto `canvas`; with `cut`, only where the capture's picture lies in it."""
         if request.camera is None:
             focal = canvas.height / 2 / math.tan(request.fov / 2)
-            K = torch.tensor([[focal, 0, canvas.width / 2], [0, focal, canvas.height / 2], [0, 0, 1]])
-            viewmat = torch.tensor(request.viewmat).reshape(4, 4)
+            like = self.avatar.gaussians.means
+            K = like.new_tensor([[focal, 0, canvas.width / 2], [0, focal, canvas.height / 2], [0, 0, 1]])
+            viewmat = like.new_tensor(request.viewmat).reshape(4, 4)
             return Cameras(("free",), K[None], viewmat[None], canvas.width, canvas.height), canvas
         source = self.avatar.timeline.cameras.select([request.camera])
         rect = fit(source.width, source.height, canvas)

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "test-artifacts" / "viewer"
-sys.path.insert(0, str(Path(__file__).parent))  # synthetic.py
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]  # for synthetic.py and the toy person
+
+from tests.avatars.conftest import tiny_head, tiny_tracked  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")
