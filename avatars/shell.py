@@ -27,7 +27,7 @@ INTERIOR = {
 }  # fmt: skip
 """Typical sRGB colours of what lips hide in most frames."""
 _DEPTH_MARGIN = 0.004  # metres that a point may lie behind the mesh and still count as seen
-RIM = 0.16  # metres beyond the mesh's open rim (shoulders that the head model does not have)
+RIM = (0.16, 0.08, 0.05)  # metres sideways, down, and to front and back beyond the mesh's open rim: shoulders that the head lacks
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _candidates(head: HeadModel, vertices: Tensor, frames: FaceFrames, count: in
     if not len(rim_faces):
         return points, face_ids
     centres = frames.origins[rim_faces]
-    low, high = centres.min(0).values - RIM, centres.max(0).values + RIM
-    high[1] = centres[:, 1].max() + 0.01  # the rim is the lower end: what is missing lies beside and below it
+    low, high = centres.min(0).values - torch.tensor(RIM), centres.max(0).values + torch.tensor(RIM)
+    high[1] = centres[:, 1].max() + 0.01  # the rim is the lower end
     rim_points = low + (high - low) * torch.rand(count, 3, generator=generator)
     nearest = torch.cat([torch.cdist(block, centres).argmin(1) for block in rim_points.split(4096)])
     return torch.cat([points, rim_points]), torch.cat([face_ids, rim_faces[nearest]])

@@ -88,6 +88,8 @@ class TrainConfig:
     """Penalty on means that leave their triangle's neighbourhood."""
     scale_weight: float = 1.0
     """Penalty on scales beyond `max_scale` triangle units."""
+    opacity_weight: float = 0.002
+    """Weight of the mean opacity: what no picture needs fades away."""
     max_scale: float = 1.0
     """Largest free scale, triangle units."""
     lpips_weight: float = 0.0

@@ -57,7 +57,7 @@ class Trainer:
 
             self.lpips = load_lpips(config.lpips_weights)
         self.step, self.elapsed, self.psnr, self.loss = 0, 0.0, 0.0, 0.0
-        self.first_step, self.first_elapsed = 0, 0.0
+        self.first_step, self.first_elapsed, self.mark = 0, 0.0, 0.0
         self.params: dict[str, Tensor] = {}
 
     # start
@@ -147,7 +147,8 @@ class Trainer:
 
     def advance(self, batch: Batch) -> Literal["step", "refine"]:
         """Render, compare, move the parameters; densify when it is time."""
-        started = time.monotonic()
+        if self.mark == 0.0:
+            self.mark = time.monotonic()
         c = self.config
         fraction = self.fraction
         for k, rate in self._rates(fraction).items():
@@ -164,7 +165,8 @@ class Trainer:
             if fraction >= c.refine_from:
                 self._refine(fraction)
                 kind = "refine"
-        self.elapsed += time.monotonic() - started
+        now = time.monotonic()  # waiting for pictures and writing checkpoints count as training
+        self.elapsed, self.mark = self.elapsed + now - self.mark, now
         return kind
 
     def _descend(self, batch: Batch, fraction: float) -> None:
@@ -194,6 +196,7 @@ class Trainer:
         loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], mask)
         position, scale = losses.regularise(local, self.reach, c.max_scale)
         loss = loss + c.position_weight * position + c.scale_weight * scale
+        loss = loss + c.opacity_weight * local.logit_opacities.sigmoid().mean()
         if tuned and c.deform.regulariser > 0 and local.means is not self.params["means"]:
             drift = (local.means - self.params["means"]).square().mean() + (local.sh[:, 0] - self.params["sh"][:, 0]).square().mean()
             loss = loss + c.deform.regulariser * drift
