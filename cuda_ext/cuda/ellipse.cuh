@@ -8,6 +8,16 @@ namespace av {
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float LOG2_ALPHA_MIN = -7.994353436858858f;  // log2(AV_ALPHA_MIN)
 
+AV_HD float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));  // 1 ulp
+    return y;
+#else
+    return 1.0f / x;
+#endif
+}
+
 // alpha = 2^(log2 opacity - |W d|²), W = [s r; 0 e], d = pixel - mean.
 // Unlike a·dx² + 2b·dx·dy + c·dy² this does not cancel for long thin Gaussians (error linear, not quadratic, in d).
 struct Ellipse {
@@ -32,26 +42,34 @@ AV_HD Ellipse ellipse_of_conic(const float conic[3]) {
     return w;
 }
 
-// Tests rectangles of pixel centres against {|W d|² <= limit}.
+// Tests rectangles of pixel centres against {|W d|² <= limit}. Exact: the form is convex, so its least value over a
+// rectangle lies at the centre or on an edge that faces it. Split by axis, so that a grid of rectangles shares the work.
 struct EllipseTest {
     float s, r, e, limit, to_x, to_y;
 
     AV_HD EllipseTest(const Ellipse& w, float log2_opacity) : s(w.s), r(w.r), e(w.e) {
         // Slack for the rounding of the test: a rectangle is never lost, a few too many are kept.
         limit = (log2_opacity - LOG2_ALPHA_MIN) * 1.0001f + 2e-3f;
-        to_x = -r / s;
-        to_y = -r * s / (r * r + e * e);
+        to_x = -r * reciprocal(s);
+        to_y = -r * s * reciprocal(r * r + e * e);
     }
 
-    // Does the ellipse about (mx, my) touch [x0, x1] × [y0, y1]? Exact: the form is convex, so its least value
-    // over the rectangle lies at the centre or on an edge that faces it.
-    AV_HD bool touches(float mx, float my, float x0, float x1, float y0, float y1) const {
-        const float left = x0 - mx, right = x1 - mx, top = y0 - my, bottom = y1 - my;
-        const float dx = fminf(fmaxf(0.0f, left), right), dy = fminf(fmaxf(0.0f, top), bottom);
-        if (dx == 0.0f && dy == 0.0f) return true;
+    struct Span {  // one axis of a rectangle, relative to the centre of the ellipse
+        float low, high, near;  // near: the coordinate closest to the centre
+        float best;             // on the other axis, where the form is least at `near`, before clamping
+    };
+    AV_HD Span across(float mx, float x0, float x1) const {
+        const float low = x0 - mx, high = x1 - mx, near = fminf(fmaxf(0.0f, low), high);
+        return {low, high, near, to_y * near};
+    }
+    AV_HD Span down(float my, float y0, float y1) const {
+        const float low = y0 - my, high = y1 - my, near = fminf(fmaxf(0.0f, low), high);
+        return {low, high, near, to_x * near};
+    }
+    AV_HD bool touches(const Span& x, const Span& y) const {
         // on the vertical edge, then on the horizontal one; an edge that does not face the centre is no better
-        const float ty = fminf(fmaxf(to_y * dx, top), bottom), tx = fminf(fmaxf(to_x * dy, left), right);
-        const float p = s * dx + r * ty, q = e * ty, u = s * tx + r * dy, v = e * dy;
+        const float ty = fminf(fmaxf(x.best, y.low), y.high), tx = fminf(fmaxf(y.best, x.low), x.high);
+        const float p = s * x.near + r * ty, q = e * ty, u = s * tx + r * y.near, v = e * y.near;
         return fminf(p * p + q * q, u * u + v * v) <= limit;
     }
 };

@@ -10,12 +10,17 @@ namespace av {
 
 constexpr int THREADS = 128;
 
+// Whether every row of K × 3 floats starts at a multiple of 16 bytes.
+__device__ inline bool wide_rows(const float* sh, int bases) {
+    return (bases & 3) == 0 && (reinterpret_cast<uintptr_t>(sh) & 15) == 0;
+}
+
 // The first 3·(DEGREE+1)² coefficients of one Gaussian, as 16-byte loads where rows are aligned to 16 bytes.
 template <int DEGREE>
 __device__ inline void load_sh(const AvScene& s, int64_t n, float* sh) {
     constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
     const float* row = s.sh + n * 3 * s.sh_bases;
-    if ((s.sh_bases & 3) == 0) {
+    if (wide_rows(s.sh, s.sh_bases)) {
 #pragma unroll
         for (int i = 0; i < COUNT / 4; ++i) {
             const float4 f = reinterpret_cast<const float4*>(row)[i];
@@ -98,9 +103,25 @@ __device__ inline float3 color_of(const float* sh, const Camera& cam, const Gaus
     return make_float3(rgb[0] + poison, rgb[1] + poison, rgb[2] + poison);
 }
 
+// Keeps a record, counts the tiles it touches, and zeroes what later stages add to. By all lanes of a warp.
+__device__ inline void put_record(const Grid& grid, int64_t n, int camera, bool visible, const Record& record, ushort4 box,
+                                  const Projections& out, const ForwardScratch& scratch) {
+    if (n < grid.N) {
+        out.records[camera * grid.N + n] = record;
+        scratch.boxes[camera * grid.N + n] = box;
+        if (camera == 0 && out.contributions) out.contributions[n] = 0;
+    }
+    if (camera == 0 && blockIdx.x == 0 && threadIdx.x < CLASSES) out.class_sizes[threadIdx.x] = 0;
+    int* counts = scratch.counts + (int64_t)camera * grid.tiles;
+    for_each_tile(grid, visible, box, record.a, record.b, 0ull,
+                  [=](int tile, unsigned long long) { atomicAdd(&counts[tile], 1); });
+    const unsigned seen = __ballot_sync(FULL, visible);
+    if ((threadIdx.x & 31) == 0 && seen) atomicAdd(&scratch.total[1], (unsigned long long)__popc(seen));
+}
+
 template <int DEGREE>
 __global__ void __launch_bounds__(THREADS)
-    project_kernel(AvScene s, Grid grid, Record* records, int32_t* radii, ForwardScratch scratch) {
+    project_kernel(AvScene s, Grid grid, Projections out, ForwardScratch scratch) {
     const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int camera = blockIdx.y;
     const int64_t at = camera * s.N + n;
@@ -128,19 +149,13 @@ __global__ void __launch_bounds__(THREADS)
                 box = box_of(grid, p.u, p.v, p.half_x, p.half_y);
             }
         }
-        records[at] = record;
-        scratch.boxes[at] = box;
-        if (radii) reinterpret_cast<int2*>(radii)[at] = radius;
+        if (out.radii) reinterpret_cast<int2*>(out.radii)[at] = radius;
     }
-    int* counts = scratch.counts + (int64_t)camera * grid.tiles;
-    for_each_tile(grid, visible, box, record.a, record.b, 0ull,
-                  [=](int tile, unsigned long long) { atomicAdd(&counts[tile], 1); });
-    const unsigned seen = __ballot_sync(FULL, visible);
-    if ((threadIdx.x & 31) == 0 && seen) atomicAdd(&scratch.total[1], (unsigned long long)__popc(seen));
+    put_record(grid, n, camera, visible, record, box, out, scratch);
 }
 
 // The separate `rasterize`: records from projected Gaussians.
-__global__ void __launch_bounds__(THREADS) pack_kernel(AvProjected in, Grid grid, Record* records, ForwardScratch scratch) {
+__global__ void __launch_bounds__(THREADS) pack_kernel(AvProjected in, Grid grid, Projections out, ForwardScratch scratch) {
     const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int camera = blockIdx.y;
     const int64_t at = camera * grid.N + n;
@@ -160,14 +175,8 @@ __global__ void __launch_bounds__(THREADS) pack_kernel(AvProjected in, Grid grid
             record.c = make_float4(in.colors[3 * at], in.colors[3 * at + 1], in.colors[3 * at + 2], (float)max(rx, ry));
             box = box_of(grid, u, v, (float)rx, (float)ry);
         }
-        records[at] = record;
-        scratch.boxes[at] = box;
     }
-    int* counts = scratch.counts + (int64_t)camera * grid.tiles;
-    for_each_tile(grid, visible, box, record.a, record.b, 0ull,
-                  [=](int tile, unsigned long long) { atomicAdd(&counts[tile], 1); });
-    const unsigned seen = __ballot_sync(FULL, visible);
-    if ((threadIdx.x & 31) == 0 && seen) atomicAdd(&scratch.total[1], (unsigned long long)__popc(seen));
+    put_record(grid, n, camera, visible, record, box, out, scratch);
 }
 
 template <int DEGREE>
@@ -240,62 +249,48 @@ struct Gradients {
     float *grad_norm, *count, *max_radius;
 };
 
+// Adds the gradient through the direction; returns in Y the harmonics, with which v_color goes on to the coefficients.
 template <int DEGREE>
-__device__ inline void add_color_gradient(const Gaussian& g, const Camera& cam, const float* sh, const float v_color[3],
-                                          float* v_sh, GaussianGradient& out) {
+__device__ inline void add_color_gradient(const AvScene& s, int64_t n, const Gaussian& g, const Camera& cam,
+                                          const float v_color[3], float Y[16], GaussianGradient& out) {
     constexpr int BASES = (DEGREE + 1) * (DEGREE + 1);
-    float d[3], Y[16], weight[16], v_d[3] = {0, 0, 0};
+    float d[3], weight[16], v_d[3] = {0, 0, 0};
+    {
+        float sh[3 * BASES];
+        load_sh<DEGREE>(s, n, sh);
+#pragma unroll
+        for (int k = 0; k < BASES; ++k) {
+            weight[k] = sh[3 * k] * v_color[0] + sh[3 * k + 1] * v_color[1] + sh[3 * k + 2] * v_color[2];
+        }
+    }
     const float inverse = view_direction<float>(cam, g.mean, d);
     sh_basis<float>(DEGREE, d[0], d[1], d[2], Y);
-#pragma unroll
-    for (int k = 0; k < BASES; ++k) {
-        weight[k] = sh[3 * k] * v_color[0] + sh[3 * k + 1] * v_color[1] + sh[3 * k + 2] * v_color[2];
-#pragma unroll
-        for (int i = 0; i < 3; ++i) v_sh[3 * k + i] = fmaf(Y[k], v_color[i], v_sh[3 * k + i]);
-    }
     sh_basis_backward<float>(DEGREE, d[0], d[1], d[2], weight, v_d[0], v_d[1], v_d[2]);
     view_direction_backward<float>(d, inverse, v_d, out.mean);
 }
 
-template <int DEGREE>
-__device__ inline void store_gradient(const AvScene& s, int64_t n, const GaussianGradient& g, const float* v_sh,
-                                      const Gradients& out) {
-    for (int i = 0; i < 3; ++i) out.means[3 * n + i] = g.mean[i], out.scales[3 * n + i] = g.scale[i];
-    for (int i = 0; i < 4; ++i) out.quats[4 * n + i] = g.quat[i];
-    out.opacities[n] = g.opacity;
-    if (!out.sh) return;
-    constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
-    float* row = out.sh + n * 3 * s.sh_bases;
-    if ((s.sh_bases & 3) == 0) {
-#pragma unroll
-        for (int i = 0; i < COUNT / 4; ++i) {
-            reinterpret_cast<float4*>(row)[i] = make_float4(v_sh[4 * i], v_sh[4 * i + 1], v_sh[4 * i + 2], v_sh[4 * i + 3]);
-        }
-#pragma unroll
-        for (int i = COUNT / 4 * 4; i < COUNT; ++i) row[i] = v_sh[i];
-    } else {
-#pragma unroll
-        for (int i = 0; i < COUNT; ++i) row[i] = v_sh[i];
-    }
-    for (int i = COUNT; i < 3 * s.sh_bases; ++i) row[i] = 0.0f;
-}
-
-// MOMENTS: gradients come as sums of the rasteriser and records; otherwise as AvProjected.
-template <int DEGREE, bool MOMENTS>
-__global__ void __launch_bounds__(THREADS)
+// MOMENTS: gradients come as sums of the rasteriser and records; otherwise as AvProjected. With several cameras the
+// coefficients' gradients add up in shared memory, since 48 registers for them would halve the number of threads in flight.
+template <int DEGREE, bool MOMENTS, bool SEVERAL>
+__global__ void __launch_bounds__(THREADS, SEVERAL ? 3 : 4)
     project_backward_kernel(AvScene s, const Record* records, const float4* moments, AvProjected v_out, AvProjected seen,
                             Gradients out) {
+    constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
+    AV_SHARED float v_sh[SEVERAL ? COUNT : 1][THREADS];
     const int64_t n = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (n >= s.N) return;
-    constexpr int COUNT = 3 * (DEGREE + 1) * (DEGREE + 1);
     GaussianGradient gradient = {{0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0}, 0};
-    float v_sh[COUNT], sh[COUNT];
+    float Y[16], color[3] = {0, 0, 0};
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) v_sh[i] = 0;
+    for (int k = 0; k < 16; ++k) Y[k] = 0;
+    if (SEVERAL) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) v_sh[i][threadIdx.x] = 0;
+    }
     Gaussian g;
     bool loaded = false;
     float norm = 0, count = 0, radius = 0;
-    for (int camera = 0; camera < (int)s.C; ++camera) {
+    for (int camera = 0; camera < (SEVERAL ? (int)s.C : 1); ++camera) {
         const int64_t at = camera * s.N + n;
         float4 m[3];
         bool any;
@@ -310,11 +305,8 @@ __global__ void __launch_bounds__(THREADS)
             any = seen.radii[2 * at] > 0;
         }
         if (!any) continue;
-        if (!loaded) {
-            g = load_gaussian(s, n);
-            load_sh<DEGREE>(s, n, sh);
-            loaded = true;
-        }
+        if (!loaded) g = load_gaussian(s, n);
+        loaded = true;
         const Camera cam = load_camera(s, camera);
         const View w = view_of(s, g, cam, camera);
         ViewGradient in;
@@ -332,12 +324,32 @@ __global__ void __launch_bounds__(THREADS)
             }
         }
         add_view_gradient(s, g, cam, w, in, gradient);
-        add_color_gradient<DEGREE>(g, cam, sh, in.color, v_sh, gradient);
+        for (int i = 0; i < 3; ++i) color[i] = in.color[i];
+        add_color_gradient<DEGREE>(s, n, g, cam, color, Y, gradient);
+        if (SEVERAL) {
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) v_sh[i][threadIdx.x] += Y[i / 3] * color[i % 3];
+        }
     }
-    store_gradient<DEGREE>(s, n, gradient, v_sh, out);
+    for (int i = 0; i < 3; ++i) out.means[3 * n + i] = gradient.mean[i], out.scales[3 * n + i] = gradient.scale[i];
+    for (int i = 0; i < 4; ++i) out.quats[4 * n + i] = gradient.quat[i];
+    out.opacities[n] = gradient.opacity;
     if (out.grad_norm) out.grad_norm[n] += norm;
     if (out.count) out.count[n] += count;
     if (out.max_radius) out.max_radius[n] = fmaxf(out.max_radius[n], radius);
+    if (!out.sh) return;
+    const auto value = [&](int i) { return SEVERAL ? v_sh[SEVERAL ? i : 0][threadIdx.x] : Y[i / 3] * color[i % 3]; };
+    float* row = out.sh + n * 3 * s.sh_bases;
+    const int vectors = wide_rows(out.sh, s.sh_bases) ? COUNT / 4 : 0;
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; ++i) {
+        const float4 f = make_float4(value(4 * i), value(4 * i + 1), value(4 * i + 2), value(4 * i + 3));
+        if (vectors) reinterpret_cast<float4*>(row)[i] = f;
+        else row[4 * i] = f.x, row[4 * i + 1] = f.y, row[4 * i + 2] = f.z, row[4 * i + 3] = f.w;
+    }
+#pragma unroll
+    for (int i = COUNT / 4 * 4; i < COUNT; ++i) row[i] = value(i);
+    for (int i = COUNT; i < 3 * s.sh_bases; ++i) row[i] = 0.0f;
 }
 
 // Gradients of the separate `rasterize`.
@@ -364,17 +376,17 @@ __global__ void __launch_bounds__(THREADS)
         default: call(3); break;   \
     }
 
-void launch_project(const AvScene& s, const Grid& grid, Record* records, int32_t* radii, const ForwardScratch& scratch,
+void launch_project(const AvScene& s, const Grid& grid, const Projections& out, const ForwardScratch& scratch,
                     cudaStream_t stream) {
     const dim3 blocks(blocks_for(s.N, THREADS), (unsigned)s.C);
-#define AV_CALL(D) launch(project_kernel<D>, blocks, dim3(THREADS), stream, s, grid, records, radii, scratch)
+#define AV_CALL(D) launch(project_kernel<D>, blocks, dim3(THREADS), stream, s, grid, out, scratch)
     AV_BY_DEGREE(s.sh_degree, AV_CALL)
 #undef AV_CALL
 }
 
-void launch_pack(const AvProjected& in, const Grid& grid, Record* records, const ForwardScratch& scratch,
+void launch_pack(const AvProjected& in, const Grid& grid, const Projections& out, const ForwardScratch& scratch,
                  cudaStream_t stream) {
-    launch(pack_kernel, dim3(blocks_for(grid.N, THREADS), (unsigned)grid.C), dim3(THREADS), stream, in, grid, records, scratch);
+    launch(pack_kernel, dim3(blocks_for(grid.N, THREADS), (unsigned)grid.C), dim3(THREADS), stream, in, grid, out, scratch);
 }
 
 void launch_splat_project_backward(const AvSplatBackward& args, const Grid& grid, const Record* records,
@@ -383,9 +395,10 @@ void launch_splat_project_backward(const AvSplatBackward& args, const Grid& grid
                            args.v_sh,    args.grad_norm, args.count,    args.max_radius};
     const AvProjected none = {};
     const dim3 blocks(blocks_for(grid.N, THREADS));
-#define AV_CALL(D)                                                                               \
-    launch(project_backward_kernel<D, true>, blocks, dim3(THREADS), stream, args.scene, records, \
-           reinterpret_cast<const float4*>(gradients), none, none, out)
+    const float4* sums = reinterpret_cast<const float4*>(gradients);
+#define AV_CALL(D)                                                                                            \
+    launch(grid.C > 1 ? project_backward_kernel<D, true, true> : project_backward_kernel<D, true, false>, blocks, \
+           dim3(THREADS), stream, args.scene, records, sums, none, none, out)
     AV_BY_DEGREE(args.scene.sh_degree, AV_CALL)
 #undef AV_CALL
 }
@@ -419,9 +432,9 @@ int32_t av_project_backward(const AvProjectBackward* args) {
     const cudaStream_t stream = stream_of(args->launch);
     const Gradients out = {args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh, nullptr, nullptr, nullptr};
     const dim3 blocks(blocks_for(s.N, THREADS));
-#define AV_CALL(D)                                                                                              \
-    launch(project_backward_kernel<D, false>, blocks, dim3(THREADS), stream, s, (const Record*)nullptr,         \
-           (const float4*)nullptr, args->v_out, args->out, out)
+#define AV_CALL(D)                                                                                                   \
+    launch(s.C > 1 ? project_backward_kernel<D, false, true> : project_backward_kernel<D, false, false>, blocks, \
+           dim3(THREADS), stream, s, (const Record*)nullptr, (const float4*)nullptr, args->v_out, args->out, out)
     AV_BY_DEGREE(s.sh_degree, AV_CALL)
 #undef AV_CALL
     return finish("project backward");

@@ -14,14 +14,6 @@ __device__ inline float exp2_fast(float x) {
 #endif
 }
 
-__device__ inline float reciprocal(float x) {
-#if defined(__CUDA_ARCH__)
-    return __frcp_rn(x);
-#else
-    return 1.0f / x;
-#endif
-}
-
 // The 8 × (4·rows) pixels of one warp: lane → column lane % 8, rows lane / 8 + 4·r. Coordinates are relative to the tile.
 struct Region {
     int camera, left, top;  // the tile, pixels
@@ -78,11 +70,15 @@ struct Batch {
         b[threadIdx.x] = f.b;
         c[threadIdx.x] = f.c;
         const EllipseTest test({f.b.x, f.b.y, f.b.z}, f.a.w);
+        const int odd = first_part & 1;  // blocks of one warp may start in the right half
+        const EllipseTest::Span x[2] = {test.across(m.x, odd * 8 + 0.5f, odd * 8 + 7.5f), test.across(m.x, 8.5f, 15.5f)};
+        EllipseTest::Span y;
 #pragma unroll
         for (int w = 0; w < WARPS; ++w) {
             const int part = first_part + w;
-            const float x0 = (part & 1) * 8 + 0.5f, y0 = (part >> 1) * 4 * ROWS + 0.5f;
-            const unsigned bits = __ballot_sync(FULL, any && test.touches(m.x, m.y, x0, x0 + 7, y0, y0 + 4 * ROWS - 1));
+            const float y0 = (part >> 1) * 4 * ROWS + 0.5f;
+            if ((w & 1) == 0) y = test.down(m.y, y0, y0 + 4 * ROWS - 1);
+            const unsigned bits = __ballot_sync(FULL, any && test.touches(x[w & 1], y));
             if (lane == w) reach[w][warp] = bits;
         }
     }

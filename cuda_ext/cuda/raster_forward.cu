@@ -86,10 +86,10 @@ __global__ void __launch_bounds__(WARPS * 32)
 
 // Rows of pixels per lane and warps per block, chosen by measurement: see BENCHMARKS.md.
 #ifndef AV_FORWARD_ROWS
-#define AV_FORWARD_ROWS 2
+#define AV_FORWARD_ROWS 1
 #endif
 #ifndef AV_FORWARD_WARPS
-#define AV_FORWARD_WARPS 4
+#define AV_FORWARD_WARPS 8
 #endif
 
 void launch_raster(const Grid& grid, const Saved& saved, const RasterForward& out, cudaStream_t stream) {

@@ -3,24 +3,23 @@
 
 namespace av {
 
-static int32_t check(const Grid& grid, int64_t capacity, const char* what) {
+static int32_t check(const Grid& grid, int64_t capacity) {
     if (capacity < 0 || capacity > 0x7fffffff) return fail(AV_INVALID, "the instance capacity must fit into 31 bits");
     if (grid.C > 65535) return fail(AV_INVALID, "more than 65535 cameras in one call");
     if (grid.N > 0xffffffffll) return fail(AV_INVALID, "more Gaussians than 32 bits can number");
     if (grid.all_tiles() > (1 << 27)) return fail(AV_INVALID, "the images of all cameras together have too many tiles");
-    (void)what;
     return AV_OK;
 }
 
-static int32_t begin_forward(const Grid& grid, int64_t saved_bytes, int64_t scratch_bytes, int64_t saved_has, int64_t scratch_has,
-                             const Saved& saved, const ForwardScratch& scratch, float* contributions, cudaStream_t stream) {
-    if (saved_has < saved_bytes || scratch_has < scratch_bytes) {
-        return fail(AV_INVALID, "the workspaces are smaller than av_splat_sizes says");
-    }
+static int32_t too_small() { return fail(AV_INVALID, "the workspaces are smaller than av_splat_sizes says"); }
+
+// Zeroes what the kernels count in. Without Gaussians no kernel of theirs runs, and their results are zeroed here too.
+static void begin_forward(const Grid& grid, const Saved& saved, const ForwardScratch& scratch, int32_t* counters,
+                          cudaStream_t stream) {
     cudaMemsetAsync(scratch.total, 0, scratch.zero_bytes, stream);
+    if (grid.N > 0) return;
     cudaMemsetAsync(saved.class_sizes, 0, CLASSES * sizeof(int), stream);
-    if (contributions) cudaMemsetAsync(contributions, 0, grid.N * sizeof(float), stream);
-    return AV_OK;
+    cudaMemsetAsync(counters, 0, 4 * sizeof(int32_t), stream);
 }
 
 }  // namespace av
@@ -30,7 +29,7 @@ extern "C" {
 int32_t av_splat_sizes(const AvScene* scene, int64_t capacity, int32_t, int64_t* saved, int64_t* scratch) {
     using namespace av;
     const Grid grid(scene->N, scene->C, scene->width, scene->height);
-    if (const int32_t status = check(grid, capacity, "splat")) return status;
+    if (const int32_t status = check(grid, capacity)) return status;
     int64_t forward = 0, backward = 0;
     Saved(nullptr, grid, capacity, saved);
     ForwardScratch(nullptr, grid, capacity, &forward);
@@ -43,18 +42,15 @@ int32_t av_splat_forward(const AvSplatForward* args) {
     using namespace av;
     const AvScene& s = args->scene;
     const Grid grid(s.N, s.C, s.width, s.height);
-    if (const int32_t status = check(grid, args->capacity, "splat")) return status;
+    if (const int32_t status = check(grid, args->capacity)) return status;
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     int64_t saved_bytes = 0, scratch_bytes = 0;
     const Saved saved(args->saved, grid, args->capacity, &saved_bytes);
     const ForwardScratch scratch(args->scratch, grid, args->capacity, &scratch_bytes);
-    if (const int32_t status = begin_forward(grid, saved_bytes, scratch_bytes, args->saved_bytes, args->scratch_bytes, saved,
-                                             scratch, args->contributions, stream)) {
-        return status;
-    }
-    if (s.N == 0) cudaMemsetAsync(args->counters, 0, 4 * sizeof(int32_t), stream);
-    launch_project(s, grid, saved.records, args->radii, scratch, stream);
+    if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) return too_small();
+    begin_forward(grid, saved, scratch, args->counters, stream);
+    launch_project(s, grid, {saved.records, args->radii, args->contributions, saved.class_sizes}, scratch, stream);
     launch_bins(grid, args->capacity, saved, scratch, args->counters, stream);
     launch_raster(grid, saved, {s.backgrounds, args->color, args->alpha, args->depth, args->contributions}, stream);
     return finish("splat");
@@ -64,15 +60,13 @@ int32_t av_splat_backward(const AvSplatBackward* args) {
     using namespace av;
     const AvScene& s = args->scene;
     const Grid grid(s.N, s.C, s.width, s.height);
-    if (const int32_t status = check(grid, args->capacity, "splat backward")) return status;
+    if (const int32_t status = check(grid, args->capacity)) return status;
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     int64_t saved_bytes = 0, scratch_bytes = 0;
     const Saved saved(const_cast<void*>(args->saved), grid, args->capacity, &saved_bytes);
     const BackwardScratch scratch(args->scratch, grid, &scratch_bytes);
-    if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) {
-        return fail(AV_INVALID, "the workspaces are smaller than av_splat_sizes says");
-    }
+    if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) return too_small();
     cudaMemsetAsync(scratch.gradients, 0, grid.N * grid.C * GRADIENT_FLOATS * sizeof(float), stream);
     launch_raster_backward(grid, saved, {args->color, args->alpha, args->depth, args->v_color, args->v_alpha, args->v_depth},
                            scratch.gradients, stream);
@@ -83,18 +77,15 @@ int32_t av_splat_backward(const AvSplatBackward* args) {
 int32_t av_rasterize_forward(const AvRasterize* args) {
     using namespace av;
     const Grid grid(args->N, args->C, args->width, args->height);
-    if (const int32_t status = check(grid, args->capacity, "rasterize")) return status;
+    if (const int32_t status = check(grid, args->capacity)) return status;
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     int64_t saved_bytes = 0, scratch_bytes = 0;
     const Saved saved(args->saved, grid, args->capacity, &saved_bytes);
     const ForwardScratch scratch(args->scratch, grid, args->capacity, &scratch_bytes);
-    if (const int32_t status = begin_forward(grid, saved_bytes, scratch_bytes, args->saved_bytes, args->scratch_bytes, saved,
-                                             scratch, args->contributions, stream)) {
-        return status;
-    }
-    if (args->N == 0) cudaMemsetAsync(args->counters, 0, 4 * sizeof(int32_t), stream);
-    launch_pack(args->in, grid, saved.records, scratch, stream);
+    if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) return too_small();
+    begin_forward(grid, saved, scratch, args->counters, stream);
+    launch_pack(args->in, grid, {saved.records, nullptr, args->contributions, saved.class_sizes}, scratch, stream);
     launch_bins(grid, args->capacity, saved, scratch, args->counters, stream);
     launch_raster(grid, saved, {args->backgrounds, args->color, args->alpha, args->depth, args->contributions}, stream);
     return finish("rasterize");
@@ -103,15 +94,13 @@ int32_t av_rasterize_forward(const AvRasterize* args) {
 int32_t av_rasterize_backward(const AvRasterizeBackward* args) {
     using namespace av;
     const Grid grid(args->N, args->C, args->width, args->height);
-    if (const int32_t status = check(grid, args->capacity, "rasterize backward")) return status;
+    if (const int32_t status = check(grid, args->capacity)) return status;
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     int64_t saved_bytes = 0, scratch_bytes = 0;
     const Saved saved(const_cast<void*>(args->saved), grid, args->capacity, &saved_bytes);
     const BackwardScratch scratch(args->scratch, grid, &scratch_bytes);
-    if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) {
-        return fail(AV_INVALID, "the workspaces are smaller than av_splat_sizes says");
-    }
+    if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) return too_small();
     cudaMemsetAsync(scratch.gradients, 0, grid.N * grid.C * GRADIENT_FLOATS * sizeof(float), stream);
     launch_raster_backward(grid, saved, {args->color, args->alpha, args->depth, args->v_color, args->v_alpha, args->v_depth},
                            scratch.gradients, stream);

@@ -7,7 +7,7 @@
 //   raster      a block per tile or part of one, the heaviest tiles first
 //   backward    the same, then a thread per Gaussian over all cameras
 //
-// Six launches and one memset, whatever the number of cameras, and no word from the device to the host in between. A sort per
+// Five launches and one memset, whatever the number of cameras, and no word from the device to the host in between. A sort per
 // tile in place of a global one: no instance count is needed to launch it, and no pass over memory per digit.
 #pragma once
 #include "ellipse.cuh"
@@ -85,8 +85,14 @@ struct BackwardScratch {
     }
 };
 
-void launch_project(const AvScene&, const Grid&, Record*, int32_t* radii, const ForwardScratch&, cudaStream_t);
-void launch_pack(const AvProjected&, const Grid&, Record*, const ForwardScratch&, cudaStream_t);
+struct Projections {
+    Record* records;
+    int32_t* radii;        // or NULL
+    float* contributions;  // or NULL; zeroed here for the rasteriser
+    int* class_sizes;      // zeroed here for the offsets
+};
+void launch_project(const AvScene&, const Grid&, const Projections&, const ForwardScratch&, cudaStream_t);
+void launch_pack(const AvProjected&, const Grid&, const Projections&, const ForwardScratch&, cudaStream_t);
 void launch_bins(const Grid&, int64_t capacity, const Saved&, const ForwardScratch&, int32_t* counters, cudaStream_t);
 
 struct RasterForward {
@@ -117,12 +123,16 @@ __device__ inline float2 mean_from(const float4& a, float left, float top) {
 
 // The tile that block number `block` works on: heaviest class first.
 __device__ inline int tile_of_block(const int* class_sizes, const int* order, int64_t all_tiles, int block) {
+    int sizes[CLASSES];
+#pragma unroll
+    for (int k = 0; k < CLASSES; ++k) sizes[k] = class_sizes[k];  // all loads in flight at once
+    int tile = -1;
+#pragma unroll
     for (int k = CLASSES - 1; k >= 0; --k) {
-        const int size = class_sizes[k];
-        if (block < size) return order[k * all_tiles + block];
-        block -= size;
+        if (tile < 0 && block < sizes[k]) tile = (int)(k * all_tiles + block);
+        block -= sizes[k];
     }
-    return -1;
+    return order[tile];
 }
 
 // Calls visit(tile, source lane's payload) for each tile that the ellipse touches. All lanes of the warp take part; an
@@ -137,7 +147,9 @@ __device__ inline void for_each_tile(const Grid& grid, bool any, ushort4 box, fl
         for (int y = box.y; y < box.w; ++y) {
             for (int x = box.x; x < box.z; ++x) {
                 const float2 m = mean_from(a, (float)(x * TILE), (float)(y * TILE));
-                if (area == 1 || test.touches(m.x, m.y, 0.5f, TILE - 0.5f, 0.5f, TILE - 0.5f)) visit(y * grid.columns + x, payload);
+                if (test.touches(test.across(m.x, 0.5f, TILE - 0.5f), test.down(m.y, 0.5f, TILE - 0.5f))) {
+                    visit(y * grid.columns + x, payload);
+                }
             }
         }
     }
@@ -156,7 +168,9 @@ __device__ inline void for_each_tile(const Grid& grid, bool any, ushort4 box, fl
         for (int i = threadIdx.x & 31; i < all; i += 32) {
             const int x = x0 + i % wide, y = y0 + i / wide;
             const float2 m = mean_from(sa, (float)(x * TILE), (float)(y * TILE));
-            if (test.touches(m.x, m.y, 0.5f, TILE - 0.5f, 0.5f, TILE - 0.5f)) visit(y * grid.columns + x, load);
+            if (test.touches(test.across(m.x, 0.5f, TILE - 0.5f), test.down(m.y, 0.5f, TILE - 0.5f))) {
+                visit(y * grid.columns + x, load);
+            }
         }
     }
 }

@@ -192,7 +192,7 @@ def test_overflow_is_flagged_and_harmless(backend):
     assert torch.equal(exact.color, full.color)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (300, 3), (3, 70)])
+@pytest.mark.parametrize("size", [(1, 1), (300, 3), (3, 70), (330, 270)])
 def test_odd_images_and_huge_gaussians(backend, size):
     library, device = backend
     W, H = size

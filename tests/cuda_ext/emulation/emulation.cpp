@@ -15,11 +15,7 @@ void stop(const char* why) {
 void wait(Kind kind) {
     Thread* self = current;
     self->kind = kind;
-    if (kind == BLOCK) {
-        self->ticket = machine.block_done + 1;
-    } else {
-        self->ticket = ++self->rounds;
-    }
+    if (kind != BLOCK) ++self->rounds;
     if (!_setjmp(self->context)) _longjmp(machine.scheduler, 1);
 }
 
@@ -68,35 +64,43 @@ static bool release_warp(int warp) {
     return true;
 }
 
+static uint32_t random_state = 1;
+
+static uint32_t random_below(uint32_t n) {
+    random_state = random_state * 1664525u + 1013904223u;
+    return (random_state >> 8) % n;
+}
+
+// Runs the warps in random order and by random amounts, the lanes of a warp forwards or backwards: no order may matter.
 static void run_block() {
+    const int warps = (machine.count + 31) / 32;
     for (int i = 0; i < machine.count; ++i) {
         machine.threads[i]->rounds = 0;
         machine.threads[i]->kind = RUNNING;
     }
-    const int warps = (machine.count + 31) / 32;
-    bool backwards = false;
+    std::vector<int> ready(warps);
     for (;;) {
-        for (int w = 0; w < warps; ++w) {  // each warp as far as it gets
-            const int first = w * 32, last = std::min(first + 32, machine.count);
-            bool go = machine.threads[first]->kind == RUNNING;
-            while (go) {
-                for (int i = 0; i < last - first; ++i) resume(machine.threads[backwards ? last - 1 - i : first + i]);
-                backwards = !backwards;  // no order may matter
-                // those that returned stay out of the next round
-                go = release_warp(w);
+        ready.resize(warps);
+        for (int w = 0; w < warps; ++w) ready[w] = w;
+        while (!ready.empty()) {
+            const size_t pick = random_below((uint32_t)ready.size());
+            const int first = ready[pick] * 32, last = std::min(first + 32, machine.count);
+            bool go = true;
+            for (uint32_t steps = 1 + random_below(40); go && steps; --steps) {
+                const bool backwards = random_below(2);
+                for (int i = 0; i < last - first; ++i) {
+                    Thread* t = machine.threads[backwards ? last - 1 - i : first + i];
+                    if (t->kind == RUNNING || (t->kind != BLOCK && t->kind != RETURNED)) resume(t);
+                }
+                go = release_warp(ready[pick]);
             }
+            if (!go) ready.erase(ready.begin() + (long)pick);
         }
         int returned = 0;
         for (int i = 0; i < machine.count; ++i) returned += machine.threads[i]->kind == RETURNED;
         if (returned == machine.count) return;
-        for (int i = 0; i < machine.count; ++i) {
-            if (machine.threads[i]->kind == RETURNED && returned && returned % 32) stop("a barrier that not all threads reach");
-        }
-        ++machine.block_done;
-        for (int i = 0; i < machine.count; ++i) {
-            Thread* t = machine.threads[i];
-            if (t->kind == BLOCK) t->kind = RUNNING;
-        }
+        if (returned) stop("a barrier of the block after a thread has returned");
+        for (int i = 0; i < machine.count; ++i) machine.threads[i]->kind = RUNNING;
     }
 }
 
@@ -112,6 +116,7 @@ void run(dim3 grid, dim3 block, std::function<void()> body) {
     machine.count = count;
     machine.block_size = block, machine.grid_size = grid;
     machine.body = std::move(body);
+    if (const char* seed = getenv("AVATARS_EMULATION_SEED")) random_state = (uint32_t)atoi(seed) * 2654435761u + 1;
     for (unsigned z = 0; z < grid.z; ++z) {
         for (unsigned y = 0; y < grid.y; ++y) {
             for (unsigned x = 0; x < grid.x; ++x) {

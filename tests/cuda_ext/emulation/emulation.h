@@ -1,7 +1,7 @@
 // CUDA's device language for g++, so that tests can run the kernels without a GPU. Test-only, and slow.
 //
 // Blocks run one after the other; the threads of a block are fibers that run until they meet a collective (a barrier, a shuffle, a
-// vote) and go on once all others have arrived. Misuse that a GPU forgives or answers with garbage stops the program: lanes that
+// vote) and go on once all others have arrived; who runs when is random (AVATARS_EMULATION_SEED), so that a missing barrier shows. Misuse that a GPU forgives or answers with garbage stops the program: lanes that
 // meet at different collectives, a full-mask collective after a lane has returned, a barrier that not all can reach.
 #pragma once
 #include <math.h>
@@ -66,7 +66,6 @@ struct Thread {
     dim3 index;
     int lane, warp;
     Kind kind = RETURNED;
-    uint64_t ticket = 0;   // of the collective that it waits for
     uint64_t rounds = 0;   // warp collectives passed
     jmp_buf context;
     ucontext_t first;
@@ -76,10 +75,7 @@ struct Thread {
 
 struct Machine {
     std::vector<Thread*> threads;
-    std::vector<uint64_t> warp_done;       // collectives completed
     std::vector<uint64_t> slots[2];        // exchanged values, by parity of the round
-    uint64_t block_done = 0;
-    int votes[2] = {0, 0};
     int count = 0;                         // threads of the block
     dim3 block_index, block_size, grid_size;
     std::function<void()> body;
