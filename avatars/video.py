@@ -53,7 +53,7 @@ class VideoWriter:
         import av
 
         rgb = to_uint8(picture)
-        if self.video is None:
+        if not self.frames:
             self._begin(rgb)
         if rgb.shape[:2] != self.size:
             raise ValueError(f"video frame {self.frames} is {rgb.shape[1]}×{rgb.shape[0]}, the first was {self.size[1]}×{self.size[0]}")

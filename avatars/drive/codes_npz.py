@@ -72,7 +72,7 @@ def _beside(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     content = {} if any(k in arrays for k in _NAMES) else _manifest(path)
     if not content:
         return arrays
-    return {**arrays, "names": np.array(content["expression_names"]), "fps": np.float64(content["fps"])}
+    return {**arrays, "names": np.array(content["expression_names"]), "fps": np.array(float(content["fps"]))}
 
 
 def _manifest(path: Path) -> dict:

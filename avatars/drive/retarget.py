@@ -84,7 +84,7 @@ def _expressions(codes: Codes, wanted: Sequence[str]) -> tuple[np.ndarray, set[s
 
 def _joint_tracks(codes: Codes, used: set[str]) -> dict[str, np.ndarray]:
     """Rotations [T, 3] per joint: the codes' own, and those that stand in for expressions the head does not have."""
-    tracks = {k: np.array(v, np.float32) for k, v in codes.joints.items()}
+    tracks: dict[str, np.ndarray] = {k: np.array(v, np.float32) for k, v in codes.joints.items()}
     if "head" in tracks and "neck" not in tracks:
         # Parts of one rotation about one axis compose to the whole.
         tracks["neck"], tracks["head"] = NECK_SHARE * tracks["head"], (1 - NECK_SHARE) * tracks["head"]
