@@ -60,13 +60,15 @@ class ColorCorrection:
 
 
 def estimate_corrections(capture: Capture, progress: Progress = silent) -> dict[str, ColorCorrection]:
-    """Camera → correction: those of the capture where it brings them, else estimated from the first frames of up to two sequences.
+    """Camera → correction: those of the capture where it brings them for all, else estimated from the first frames of up to two sequences.
 
     Fewer than three calibrated cameras cannot be compared, and get identities.
     """
     given = capture.color_corrections
-    if given or capture.cameras is None or len(capture.cameras) < 3:
-        return {name: given.get(name, ColorCorrection.identity()) for name in capture.camera_names}
+    if all(name in given for name in capture.camera_names):
+        return {name: given[name] for name in capture.camera_names}
+    if capture.cameras is None or len(capture.cameras) < 3:
+        return {name: ColorCorrection.identity() for name in capture.camera_names}
     sequences = capture.sequences[:2]
     total = len(sequences) * len(capture.camera_names)
     matters = [make_matter(capture.clean_plate(name)) for name in capture.camera_names]

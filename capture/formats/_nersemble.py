@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avatars.errors import CaptureError
+from avatars.errors import AvatarError, CaptureError
 from avatars.files import read_json
 from avatars.types import Cameras
 
@@ -27,7 +27,7 @@ def read_calibration(path: Path) -> dict[str, Any]:
     """The calibration as JSON, with its keys checked; CaptureError names the one that is missing or malformed."""
     try:
         calibration = read_json(path, "calibration")
-    except Exception as error:
+    except AvatarError as error:
         raise CaptureError(str(error)) from None
     for key in ("world_2_cam", "intrinsics"):
         if not isinstance(calibration, dict) or key not in calibration:
@@ -112,25 +112,32 @@ WRONG_SIZE = "Export it again at the size of the others, or leave this camera ou
 
 
 def color_corrections(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Corrections of calibration/color_calibration.json for `names`: 3×3 in linear light (v2) or 4×3 affine in sRGB (v1)."""
+    """Corrections of calibration/color_calibration.json for `names`: 3×3 in linear light (v2) or 4×3 affine in sRGB (v1); others are left out."""
     from capture.color import ColorCorrection
 
     candidates = (folder / "calibration" / "color_calibration.json", folder / "color_calibration.json")
     path = next((p for p in candidates if p.exists()), None)
     if path is None:
         return {}
+    try:
+        matrices = {name: np.asarray(values, float) for name, values in read_json(path).items() if name in names}
+    except (AvatarError, AttributeError, TypeError, ValueError) as error:
+        raise CaptureError(f"{path} is damaged ({error}). Restore it, or remove it: corrections are then estimated.") from None
     corrections = {}
-    for name, values in read_json(path, "colour calibration").items():
-        if name not in names:
-            continue
-        matrix = np.asarray(values, float)
+    for name, matrix in matrices.items():
         if matrix.shape == (3, 3):
             corrections[name] = ColorCorrection(np.concatenate([matrix, np.zeros((3, 1))], 1), linear_light=True)
         elif matrix.shape == (4, 3):
             corrections[name] = ColorCorrection(matrix.T, linear_light=False)
-        else:
-            raise CaptureError(f"{path}: camera {name} has a matrix of shape {matrix.shape}; 3×3 and 4×3 are known. Remove the file to estimate.")
     return corrections
+
+
+def color_notes(folder: Path, names: Sequence[str]) -> list[str]:
+    """What to say when a colour calibration is there but does not serve every camera."""
+    there = any((folder / p).exists() for p in ("calibration/color_calibration.json", "color_calibration.json"))
+    if there and len(color_corrections(folder, names)) < len(names):
+        return ["color_calibration.json does not hold a 3×3 or 4×3 matrix for every camera: corrections are estimated instead"]
+    return []
 
 
 def _matrix(path: Path, what: str, values: Any, shape: tuple[int, int]) -> np.ndarray:

@@ -4,7 +4,7 @@
     calibration/color_calibration.json  optional
     sequences/<SEQ>/images/cam_<serial>.mp4
     sequences/<SEQ>/audio.wav           optional
-    BACKGROUND/image_<serial>.png|jpg   optional clean plates
+    BACKGROUND/image_<serial>.png|jpg   optional clean plates, also under sequences/, or as a sequence BACKGROUND of videos
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from capture.truth import Truth
 
 RANK = 1
 DESCRIPTION = "a folder with calibration/camera_params.json and sequences/<SEQ>/images/cam_<serial>.mp4"
+
+BACKGROUND = "BACKGROUND"
 
 
 def recognise(path: Path) -> bool:
@@ -53,7 +55,7 @@ def open_folder(path: Path) -> NersembleCapture:
     size, fps = _majority(videos)
     cameras, more = shared.calibrated_cameras(calibration_path, calibration, names, size)
     sequences = tuple(sorted({video.parent.parent.name for video in videos}))
-    return NersembleCapture(path, tuple(names), cameras, sequences, fps, tuple(notes + more))
+    return NersembleCapture(path, tuple(names), cameras, sequences, fps, tuple(notes + more + shared.color_notes(path, names)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,11 @@ class NersembleCapture:
 
     def clean_plate(self, camera: str) -> np.ndarray | None:
         path = shared.plate_path(self.path, camera)
-        return None if path is None else shared.read_picture(path, self.image_size)
+        if path is not None:
+            return shared.read_picture(path, self.image_size)
+        if self._video(BACKGROUND, camera).exists():
+            return next(self._read(BACKGROUND, camera, "rgb24", 0, 1))
+        return None
 
     def audio(self, sequence: str) -> Path | None:
         for folder in (self.path / "sequences" / sequence, self.path / "sequences" / sequence / "audio"):
@@ -135,7 +141,7 @@ class NersembleCapture:
 
 def _videos(path: Path) -> Iterator[Path]:
     for video in path.glob("sequences/*/images/cam_*"):
-        if video.suffix.lower() in VIDEO_SUFFIXES:
+        if video.suffix.lower() in VIDEO_SUFFIXES and video.parent.parent.name != BACKGROUND:
             yield video
 
 

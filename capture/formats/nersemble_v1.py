@@ -47,7 +47,7 @@ def open_folder(path: Path) -> NersembleV1Capture:
     cameras, notes = shared.calibrated_cameras(calibration_path, calibration, names, (first.shape[1], first.shape[0]))
     sequences = tuple(sorted({_sequence_of(f) for f in folders}))
     rate = re.search(r"(\d+)fps", pictures[0].parent.name)
-    return NersembleV1Capture(path, tuple(names), cameras, sequences, float(rate.group(1)) if rate else 73.0, tuple(notes), pictures[0].parent.name)
+    return NersembleV1Capture(path, tuple(names), cameras, sequences, float(rate.group(1)) if rate else 73.0, tuple(notes + shared.color_notes(path, names)), pictures[0].parent.name)
 
 
 @dataclass(frozen=True)

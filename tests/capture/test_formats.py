@@ -174,12 +174,23 @@ def test_cameras_without_video_or_calibration_are_left_out_with_a_note(studio: C
 def test_colour_calibration_is_read(studio: Callable[..., Path]) -> None:
     folder = studio(frames=2)
     path = folder / "calibration" / "color_calibration.json"
-    path.write_text(json.dumps({"220000": np.eye(3).tolist(), "220001": np.eye(4, 3).tolist(), "999": [[1]]}))
-    corrections = open_capture(folder).color_corrections
-    assert set(corrections) == {"220000", "220001"} and corrections["220000"].linear_light and not corrections["220001"].linear_light
-    path.write_text(json.dumps({"220000": [[1]]}))
-    with pytest.raises(CaptureError, match="color_calibration.json"):
-        _ = open_capture(folder).color_corrections
+    path.write_text(json.dumps({**{f"22000{k}": np.eye(3).tolist() for k in range(3)}, "220003": np.eye(4, 3).tolist(), "999": [[1]]}))
+    capture = open_capture(folder)
+    corrections = capture.color_corrections
+    assert set(corrections) == set(capture.camera_names) and capture.notes == ()
+    assert corrections["220000"].linear_light and not corrections["220003"].linear_light
+    path.write_text(json.dumps({"220000": [[1]], "220001": np.eye(3).tolist()}))
+    capture = open_capture(folder)
+    assert set(capture.color_corrections) == {"220001"} and "estimated instead" in capture.notes[0]
+    path.write_text('{"220000": [[')
+    with pytest.raises(CaptureError, match="color_calibration.json is damaged"):
+        open_capture(folder)
+
+
+def test_plates_may_be_a_sequence(studio: Callable[..., Path]) -> None:
+    folder = studio(frames=2, plates=False, sequences=("A", "BACKGROUND"))
+    capture = open_capture(folder)
+    assert capture.sequences == ("A",) and capture.clean_plate("220001").shape == (SIZE[1], SIZE[0], 3)
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -116,7 +116,9 @@ def test_missing_video_is_refused_before_any_work(studio: Callable[..., Path], t
 def test_corrections_are_applied_and_can_be_undone(studio: Callable[..., Path], tmp_path: Path) -> None:
     folder = studio(frames=2)
     gains = np.concatenate([np.diag([1.1, 0.95, 1.0]), np.zeros((3, 1))], 1)
-    (folder / "calibration" / "color_calibration.json").write_text(json.dumps({"220001": gains.T.tolist()}))
+    (folder / "calibration" / "color_calibration.json").write_text(
+        json.dumps({f"22000{k}": (gains if k == 1 else np.eye(3, 4)).T.tolist() for k in range(4)})
+    )
     capture = open_capture(folder)
     store = prepare_frames(capture, tmp_path / "frames")
     original = next(capture.frames("A", "220001"))
