@@ -26,7 +26,7 @@ from viewer.display import ImageDisplay
 from viewer.loop import RenderLoop
 from viewer.page import Page
 from viewer.panels import Panels
-from viewer.security import Gate, guarded
+from viewer.security import Gate, bound_uploads, guarded
 from viewer.session import Session
 from viewer.stage import Stage
 
@@ -76,6 +76,7 @@ class Viewer:
         # Any client may ask viser for a public tunnel to this machine; nobody may here.
         for message in (messages.ShareUrlRequest, messages.ShareUrlDisconnect):
             self.server._websock_server.unregister_handler(message)
+        self.server._websock_server.on_client_connect(lambda connection: bound_uploads(connection, messages))
         self._dress(self.server)
         self.server.on_client_connect(self._arrive)
         self.server.on_client_disconnect(self._leave)
@@ -159,6 +160,7 @@ class Viewer:
         with self._lock:
             kept = self.guests.pop(client.client_id, None)
         if kept is not None:
+            kept.panels.clip.give_up()
             self.loop.remove(kept.session)
 
     def _find(self, key: str) -> Guest | None:
@@ -188,6 +190,9 @@ class Viewer:
 
     def _keep(self, guest: _Kept) -> None:
         session = guest.session
+        if session.transport.timeline is not self.stage.timeline:  # somebody has added a performance
+            session.transport.timeline = self.stage.timeline
+            session.touch()
         if session.camera is not None and self.stage.has_truth and session.camera not in self._curves:
             self._measure(session.camera)
         version = session.version

@@ -19,17 +19,18 @@ import torch
 from torch import Tensor
 
 from avatars.avatar import Avatar, load_avatar
-from avatars.errors import AvatarError
+from avatars.errors import AvatarError, UserError
 from avatars.metrics import psnr
 from avatars.pictures import PictureCache
 from avatars.playback import rest_pose
 from avatars.render import render
 from avatars.render.mesh import head_colors, render_mesh
-from avatars.sequence import TrackedSequence, load_tracked
+from avatars.sequence import Segment, TrackedSequence, load_tracked
 from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
 from avatars.types import Cameras, Gaussians, HeadPose, Mesh
 from viewer.cameras import Rect, fit, fitted_fov
 from viewer.stage import LAYERS, Controls, Place, Request, Timeline
+from viewer.takes import read_take, unused_name, write_take
 
 NECK_SHARE = 0.4  # of a turn of the head is done by the neck
 CURVE_HEIGHT = 240  # pictures for the PSNR curve are at most this tall
@@ -68,9 +69,9 @@ class AvatarStage:
 
     def trained_range(self) -> np.ndarray | None:
         """See `viewer.stage.Stage`."""
-        if self._track is None:
+        if not self.avatar.timeline.frame_count:
             return None
-        expression = self.avatar.timeline.codes.expression
+        expression = self.avatar.timeline.codes.expression  # what was trained on, not what was loaded later
         return torch.stack([expression.amin(0), expression.amax(0)], 1).cpu().numpy()
 
     def view(self, camera: str, aspect: float) -> tuple[tuple[float, ...], float]:
@@ -98,6 +99,28 @@ class AvatarStage:
         value = psnr(torch.from_numpy(rendered)[None], torch.from_numpy(picture)[None], torch.from_numpy((mask > 0.5).astype(np.float32))[None])
         return float(value) if torch.isfinite(value).all() else None
 
+    # Takes -------------------------------------------------------------------------------------------------------
+
+    def add_take(self, name: str, content: bytes) -> str:
+        """See `viewer.stage.Stage`."""
+        fps = self.timeline.fps if self.timeline is not None else None
+        poses, fps = read_take(name, content, self.avatar.head, self._rest, fps)
+        poses = poses.to(self.avatar.gaussians.means.device)
+        known = self.timeline.segments if self.timeline is not None else ()
+        title, start = unused_name(name, {s.name for s in known}), known[-1].stop if known else 0
+        self._track = _Track(poses if self._track is None else HeadPose.cat([self._track.codes, poses]))
+        self.timeline = Timeline(fps, (*known, Segment(title, start, start + len(poses))))
+        return title
+
+    def save_take(self, sequence: str, held: Mapping[str, float], suffix: str) -> bytes:
+        """See `viewer.stage.Stage`."""
+        segments = self.timeline.segments if self.timeline is not None else ()
+        segment = next((s for s in segments if s.name == sequence), None)
+        if segment is None or self._track is None or self.timeline is None:
+            raise UserError(f"there is no sequence {sequence!r} to save.")
+        poses = self._track.codes[slice(segment.start, segment.stop)]
+        return write_take(poses, held, self.avatar.head, self.timeline.fps, suffix)
+
     # Pictures ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -111,6 +134,8 @@ class AvatarStage:
             return _bytes(self._layer(request, cameras, background))
         frame = int(request.time)
         truth = self._truth(frame, request.camera, background)
+        if truth is None and frame >= self.avatar.timeline.frame_count:  # a performance of its own: nothing was recorded
+            return self.render(replace(request, mode="Render"))
         if truth is None:
             raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
         canvas = np.empty((height, width, 3), np.float32)

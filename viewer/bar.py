@@ -62,7 +62,8 @@ def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
         }
     if curve is not None:
         state["curve"] = [None if math.isnan(v) else round(float(v), 2) for v in curve]
-        state["psnr"] = state["curve"][min(int(state["time"]), len(state["curve"]) - 1)]
+        frame = int(state["time"])
+        state["psnr"] = state["curve"][frame] if frame < len(state["curve"]) else None
     return state
 
 

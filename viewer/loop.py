@@ -1,8 +1,8 @@
 """The render thread: draws for all clients in turn, always what is wanted now, never what was wanted before.
 
 Clients are not queues: the loop asks each for its newest request at the moment it can draw one, so a slow renderer
-shows fewer pictures, never late ones. One thread bounds the viewer's share of the machine. When nobody wants a
-picture for a while, small background tasks run (curves, previews), one piece at a time.
+shows fewer pictures, never late ones. One thread bounds the viewer's share of the machine. In between, background
+tasks run (curves, films), one small piece at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from viewer.stage import Request, Stage
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.25  # background tasks run only when nobody wants a picture for this long
+IDLE_SECONDS = 0.02  # background tasks run when nobody wants a picture for this long,
+STARVED_SECONDS = 0.3  # and a step now and then in any case
 NEVER = float("inf")
 
 
@@ -55,6 +56,7 @@ class RenderLoop:
         self._condition = threading.Condition()
         self._changed = False
         self._stopped = False
+        self._advanced_at = -NEVER
         self._thread = threading.Thread(target=self._run, name="viewer-render", daemon=True)
 
     def __enter__(self) -> RenderLoop:
@@ -106,6 +108,9 @@ class RenderLoop:
             now = self.clock()
             waits = [(self._ask(client, now), client) for client in clients]
             wait = min((w for w, _ in waits), default=NEVER)
+            starved = bool(self._tasks) and now - self._advanced_at > STARVED_SECONDS
+            if starved:
+                self._advance()
             if wait <= 0:
                 client = next(c for w, c in waits if w <= 0)
                 self._draw(client)
@@ -115,7 +120,7 @@ class RenderLoop:
                         self._clients.append(client)
             elif wait > IDLE_SECONDS and self._tasks:
                 self._advance()
-            else:
+            elif not starved:
                 with self._condition:
                     if not self._changed and not self._stopped:
                         self._condition.wait(None if wait == NEVER else wait)
@@ -152,7 +157,10 @@ class RenderLoop:
             self.remove(client)
 
     def _advance(self) -> None:
-        task = self._tasks[0]
+        with self._condition:  # several tasks take turns
+            task = self._tasks.pop(0)
+            self._tasks.append(task)
+        self._advanced_at = self.clock()
         try:
             next(task)
         except StopIteration:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from avatars.png import encode_png
 from viewer import cameras
+from viewer.clip_panel import ClipPanel
 from viewer.desk import PRESETS, matches, regions
 from viewer.session import Session
 from viewer.stage import LAYERS, MODES
@@ -42,6 +43,8 @@ class Panels:
             self._head()
         with tabs.add_tab("View"):
             self._view()
+        with tabs.add_tab("Clip"):
+            self.clip = ClipPanel(client, session, self.tell)
         with tabs.add_tab("About"):
             self._about()
         self._commands()

@@ -114,6 +114,14 @@ class Stage(Protocol):
         """dB over the foreground between render and truth at a reduced size; None without a truth picture."""
         ...
 
+    def add_take(self, name: str, content: bytes) -> str:
+        """Put an uploaded performance at the end of the timeline; its sequence name. UserError says what is wrong with it."""
+        ...
+
+    def save_take(self, sequence: str, held: Mapping[str, float], suffix: str) -> bytes:
+        """A sequence with the held expressions as a file: .csv (Live Link Face), .json or .npz."""
+        ...
+
     def sound(self, sequence: str) -> Path | None:
         """The sound of a sequence, starting with its first frame."""
         ...

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time as clock
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from avatars.errors import UserError
 from avatars.head.model import ARKIT
 from avatars.sequence import Segment
 from viewer.cameras import Rect, fit, fitted_fov
@@ -57,6 +59,16 @@ class BallStage:
 
     def psnr(self, frame: int, camera: str) -> float | None:
         return 30 + 3 * math.sin(frame / 7) - (6 if frame == 55 else 0)
+
+    def add_take(self, name: str, content: bytes) -> str:
+        if not content.startswith(b"take"):
+            raise UserError(f"{name} is not a take.")
+        stop = self.timeline.length
+        self.timeline = Timeline(24.0, (*self.timeline.segments, Segment(Path(name).stem, stop, stop + len(content))))
+        return Path(name).stem
+
+    def save_take(self, sequence: str, held: Mapping[str, float], suffix: str) -> bytes:
+        return f"{sequence} {sorted(held.items())} {suffix}".encode()
 
     def sound(self, sequence: str) -> Path | None:
         return self._sound if sequence == "SEN-1" else None

@@ -223,6 +223,33 @@ def test_searching_presets_and_saving(viewer, open_page, keep, tmp_path: Path) -
     json.dumps(parameters)
 
 
+def test_loading_a_performance_and_filming_it(viewer, open_page, keep, tmp_path: Path) -> None:
+    page = open_page(viewer, 1000, 600)
+    guest = newest(viewer)
+    still(guest)
+    page.get_by_role("tab", name="Clip").click()
+    (tmp_path / "talk <b>.csv").write_bytes(b"take 4567890")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Load a performance").click()
+    chooser.value.set_files(str(tmp_path / "talk <b>.csv"))
+    until(lambda: guest.session.transport.sequence == "talk <b>", what="the take on the timeline")
+    assert guest.session.transport.bounds == (88, 100)
+    keep(page, "clip")
+    with page.expect_download(timeout=30_000) as download:
+        page.get_by_role("button", name="Film this range").click()
+    download.value.save_as(tmp_path / "film.mp4")
+    import av
+
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 12
+    (tmp_path / "bad.csv").write_bytes(b"nothing")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Load a performance").click()
+    chooser.value.set_files(str(tmp_path / "bad.csv"))
+    page.get_by_text("bad.csv is not a take.").wait_for(timeout=10_000)
+    assert page.problems == []
+
+
 def test_errors_are_shown_and_survived(viewer, open_page, keep) -> None:
     page = open_page(viewer)
     guest = newest(viewer)
