@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from avatars.head import HeadModel, ShapedHead
-from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle
+from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, skew
 from avatars.types import HeadPose, Identity
 
 
@@ -103,24 +103,60 @@ class Linearised:
 
 
 def linearise(points: HeadModel, shaped: ShapedHead, pose: HeadPose) -> Linearised:
-    """Exact first derivatives (pose correctives, where a head has them, are taken as constant)."""
+    """Exact first derivatives (pose correctives, where a head has them, are taken as constant).
+
+    A step δ of joint j's rotation vector turns all that hangs on the joint about its place in the world by the left Jacobian of
+    SO(3) times δ, in the parent's frame; what a vertex takes part in it is the sum of its weights over the joint's descendants.
+    """
     T, P, E, J = len(pose), points.V, points.E, points.J
-    positions = points.vertices(shaped, pose)
-    transforms = points.joint_transforms(shaped, pose)[..., :3, :3].reshape(T, J + 1, 9)
-    blend = (points.skin_weights @ transforms).reshape(T, P, 3, 3)
+    turns = points.joint_rotations(pose)  # [T, J, 3]
+    transforms = points.joint_transforms(shaped, pose)  # [T, J+1, 4, 4]
+    blend = (points.skin_weights @ transforms[..., :3, :3].reshape(T, J + 1, 9)).reshape(T, P, 3, 3)
+    rest = _rest(points, shaped, pose, turns)
+    scale = torch.as_tensor(shaped.scale, dtype=rest.dtype)
+    parts = torch.einsum("tjab,tpb->tjpa", transforms[..., :3, :3], rest) + transforms[:, :, None, :3, 3]
+    parts = parts * points.skin_weights.T[..., None]  # [T, J+1, P, 3] summing to the positions
+    positions = parts.sum(1)
 
     jacobian = positions.new_zeros(T, P, 3, parameter_count(points))
-    for j in range(3 * J):
-        tangent = torch.zeros_like(pose.joints)
-        tangent.view(T, -1)[:, j] = 1
-        jacobian[..., E + j] = torch.func.jvp(lambda joints: points.vertices(shaped, replace(pose, joints=joints)), (pose.joints,), (tangent,))[1]
+    left = left_jacobian(turns)
+    for j in range(J):
+        below = [k for k in range(J) if j in _ancestors(points.joint_parents, k)]
+        parent = points.joint_parents[j]
+        axes = transforms[:, parent if parent >= 0 else J, :3, :3] / scale @ left[:, j]  # [T, 3, 3] columns: turn in the world
+        place = transforms[:, j, :3, :3] @ shaped.joints[j] + transforms[:, j, :3, 3]
+        arm = parts[:, below].sum(1) - points.skin_weights[:, below].sum(1)[:, None] * place[:, None]
+        jacobian[..., E + 3 * j : E + 3 * j + 3] = -(skew(arm) @ axes[:, None])
     joints_part = jacobian[..., E : E + 3 * J]
     basis = points.expression_basis.permute(1, 2, 0)  # [P, 3, E]
     jacobian[..., :E] = blend @ basis + joints_part @ points.expression_rotations.reshape(E, 3 * J).T
-    arm = positions - pose.translation[:, None]
-    x, y, z = arm.unbind(-1)
-    o = torch.zeros_like(x)
-    # δ × arm
-    jacobian[..., E + 3 * J : E + 3 * J + 3] = torch.stack([o, z, -y, -z, o, x, y, -x, o], -1).reshape(T, P, 3, 3)
+    jacobian[..., E + 3 * J : E + 3 * J + 3] = -skew(positions - pose.translation[:, None])
     jacobian[..., E + 3 * J + 3 :] = torch.eye(3, dtype=positions.dtype)
     return Linearised(positions, jacobian, blend)
+
+
+def left_jacobian(v: Tensor) -> Tensor:
+    """[..., 3] → [..., 3, 3]: exp(v + δ) ≈ exp(J δ) exp(v) (Barfoot, State Estimation for Robotics 2017, eq. 7.77)."""
+    angle = v.norm(dim=-1)[..., None, None].clamp_min(1e-5)
+    K = skew(v)
+    eye = torch.eye(3, dtype=v.dtype)
+    return eye + (1 - torch.cos(angle)) / angle**2 * K + (angle - torch.sin(angle)) / angle**3 * (K @ K)
+
+
+def _rest(points: HeadModel, shaped: ShapedHead, pose: HeadPose, turns: Tensor) -> Tensor:
+    """[T, P, 3] positions before skinning."""
+    T, P = len(pose), points.V
+    rest = shaped.vertices + (pose.expression @ points.expression_basis.reshape(points.E, -1)).reshape(T, P, 3)
+    if points.pose_basis is not None:
+        features = (axis_angle_to_matrix(turns) - torch.eye(3, dtype=rest.dtype)).reshape(T, 9 * points.J)
+        rest = rest + (features @ points.pose_basis.reshape(9 * points.J, -1)).reshape(T, P, 3)
+    return rest
+
+
+def _ancestors(parents: tuple[int, ...], joint: int) -> list[int]:
+    """The joint itself and all that it hangs on."""
+    chain = []
+    while joint >= 0:
+        chain.append(joint)
+        joint = parents[joint]
+    return chain
