@@ -8,7 +8,6 @@ the median of these passes jitters less, and their spread says how far each poin
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ import numpy as np
 
 from avatars.errors import UserError
 from avatars.files import atomic_path
+from capture.silence import quiet
 
 COUNT = 478
 """Points of the mesh; the last ten are the irises: right 468–472, left 473–477, the first of each five the centre."""
@@ -137,7 +137,7 @@ def _same_face(points: np.ndarray, reference: np.ndarray) -> bool:
 @contextmanager
 def _face_mesh():
     """A function from a picture to [478, 2] or None. Frames are independent of one another: results do not depend on order."""
-    with _quiet():
+    with quiet():
         try:
             from mediapipe.python.solutions.face_mesh import FaceMesh
         except ImportError as error:
@@ -150,7 +150,7 @@ def _face_mesh():
         height, width = image.shape[:2]
         side = max(height, width)  # mediapipe's region of interest is exact for square pictures only
         square = np.ascontiguousarray(np.pad(image, ((0, side - height), (0, side - width), (0, 0)), mode="edge"))
-        with nullcontext() if silent else _quiet():  # the graph logs while it starts and when it finds its first face
+        with nullcontext() if silent else quiet():  # the graph logs while it starts and when it finds its first face
             faces = mesh.process(square).multi_face_landmarks
         if not faces:
             return None
@@ -159,18 +159,3 @@ def _face_mesh():
 
     with mesh:
         yield find
-
-
-@contextmanager
-def _quiet():
-    """Silence what mediapipe's C++ writes to the standard error while it starts."""
-    os.environ.setdefault("GLOG_minloglevel", "3")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from avatars.errors import CaptureError
+from capture.silence import quiet
 
 Matter = Callable[[np.ndarray], np.ndarray]
 
@@ -213,11 +214,14 @@ def _spread(image: np.ndarray, core: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _selfie_model():  # noqa: ANN202 (mediapipe has no types)
-    try:
-        import mediapipe
-    except ImportError as error:
-        raise CaptureError(
-            f"without clean plates mattes come from mediapipe, which cannot be imported ({error}). Install it, or put "
-            "BACKGROUND/image_<serial>.png into the capture."
-        ) from None
-    return mediapipe.solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
+    with quiet():
+        try:
+            from mediapipe.python.solutions.selfie_segmentation import SelfieSegmentation
+        except ImportError as error:
+            raise CaptureError(
+                f"without clean plates mattes come from mediapipe, which cannot be imported ({error}). Install it, or put "
+                "BACKGROUND/image_<serial>.png into the capture."
+            ) from None
+        model = SelfieSegmentation(model_selection=0)
+        model.process(np.zeros((64, 64, 3), np.uint8))  # what it has to say, it says at its first picture
+    return model
