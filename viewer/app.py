@@ -28,7 +28,7 @@ from viewer.page import Page
 from viewer.panels import Panels
 from viewer.security import Gate, bound_uploads, guarded
 from viewer.session import Session
-from viewer.stage import Stage
+from viewer.stage import TRUTH, Stage
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class Viewer:
         if session.transport.timeline is not self.stage.timeline:  # somebody has added a performance
             session.transport.timeline = self.stage.timeline
             session.touch()
-        if session.camera is not None and self.stage.has_truth and session.camera not in self._curves:
+        if session.camera is not None and TRUTH in self.stage.references and session.camera not in self._curves:
             self._measure(session.camera)
         version = session.version
         if version != guest.shown_version and not session.transport.playing:
@@ -223,14 +223,18 @@ def serve(
     port: int = 8080,
     open_browser: bool = True,
     token: str | None = None,
+    rival_dir: str | Path | None = None,
     announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> None:
-    """Serve an avatar folder until Ctrl-C. `port` 0 takes any free port; `token` None makes a new one."""
+    """Serve an avatar folder until Ctrl-C. `port` 0 takes any free port; `token` None makes a new one.
+
+    `rival_dir`: a second avatar to compare with, in the same pose through the same camera.
+    """
     from viewer.avatar_stage import open_stage
 
     if not 0 <= port <= 65535:
         raise UserError(f"port {port} does not exist; use 0 (any free port) or 1–65535.")
-    stage = open_stage(avatar_dir, tracked_dir)
+    stage = open_stage(avatar_dir, tracked_dir, rival_dir)
     try:
         viewer = Viewer(stage, host, port, token)
     except OSError as error:

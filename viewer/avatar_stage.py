@@ -20,42 +20,43 @@ from torch import Tensor
 
 from avatars.avatar import Avatar, load_avatar
 from avatars.errors import AvatarError, UserError
+from avatars.head import HeadModel
 from avatars.metrics import psnr
 from avatars.pictures import PictureCache
 from avatars.playback import rest_pose
-from avatars.render import render
-from avatars.render.mesh import head_colors, render_mesh
 from avatars.sequence import Segment, TrackedSequence, load_tracked
 from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
-from avatars.types import Cameras, Gaussians, HeadPose, Mesh
+from avatars.types import Cameras, Gaussians, HeadPose
 from viewer.cameras import Rect, fit, fitted_fov
-from viewer.stage import LAYERS, Controls, Place, Request, Timeline
+from viewer.layers import Colour, draw_color, draw_layer, heat
+from viewer.stage import LAYERS, TRUTH, Controls, Place, Request, Timeline
 from viewer.takes import read_take, unused_name, write_take
 
 NECK_SHARE = 0.4  # of a turn of the head is done by the neck
 CURVE_HEIGHT = 240  # pictures for the PSNR curve are at most this tall
 _KEPT_POSES = 4
-Colour = tuple[float, float, float]  # RGB in 0–1
 
 
 class AvatarStage:
-    """See `viewer.stage.Stage`. `tracked` brings the truth pictures; without it there is nothing to compare with."""
+    """See `viewer.stage.Stage`. `tracked` brings the truth pictures, `rival` another avatar to compare with."""
 
-    def __init__(self, avatar: Avatar, tracked: TrackedSequence | None = None, backend: str = "auto", name: str | None = None) -> None:
-        self.avatar, self.tracked, self.backend = avatar, tracked, backend
+    def __init__(
+        self, avatar: Avatar, tracked: TrackedSequence | None = None, rival: Avatar | None = None, backend: str = "auto", name: str | None = None
+    ) -> None:
+        self.avatar, self.tracked, self.rival, self.backend = avatar, tracked, rival, backend
         line = avatar.timeline
-        folder = avatar.folder.resolve() if avatar.folder is not None else Path("avatar")
-        self.name = name or (folder.parent.name if folder.name == "avatar" else "") or folder.name
+        self.name = name or name_of(avatar)
         self.expression_names = tuple(avatar.head.expression_names)
         self.timeline: Timeline | None = Timeline(line.fps, line.segments) if line.frame_count else None
         self.camera_names = tuple(line.cameras.names)
         self.layers: tuple[str, ...] = LAYERS
-        self.has_truth = tracked is not None and bool(self.camera_names) and line.frame_count > 0
+        truth = tracked is not None and bool(self.camera_names) and line.frame_count > 0
+        self.references: tuple[str, ...] = (*((TRUTH,) if truth else ()), *(() if rival is None else (_rival_name(rival, self.name),)))
         self.held_out = frozenset(line.held_out_cameras) | frozenset(line.held_out_sequences)
         self._pictures = PictureCache(tracked, megabytes=200) if tracked is not None else None
         self._rest = rest_pose(avatar)
         self._track = _Track(line.codes) if line.frame_count else None
-        self._posed: OrderedDict[tuple[float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
+        self._posed: OrderedDict[tuple[int, float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
         self.place = self._find_place()
         self.figures: Mapping[str, str] = self._figures()
 
@@ -94,7 +95,7 @@ class AvatarStage:
         scale = min(1.0, CURVE_HEIGHT / cameras.height)
         size = max(round(cameras.width * scale), 1), max(round(cameras.height * scale), 1)
         _, gaussians = self._pose(float(frame), Controls())
-        rendered = self._draw(gaussians, cameras.resized(*size), (1.0, 1.0, 1.0))
+        rendered = draw_color(self.avatar, gaussians, cameras.resized(*size), (1.0, 1.0, 1.0), self.backend)
         picture, mask = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in truth)
         value = psnr(torch.from_numpy(rendered)[None], torch.from_numpy(picture)[None], torch.from_numpy((mask > 0.5).astype(np.float32))[None])
         return float(value) if torch.isfinite(value).all() else None
@@ -129,77 +130,44 @@ class AvatarStage:
         width, height = request.width, request.height
         red, green, blue = request.background
         background = (red / 255, green / 255, blue / 255)
-        if request.mode == "Render" or request.camera is None:
+        mode = request.mode
+        # A performance that was loaded has no pictures.
+        unseen = request.against == TRUTH and (request.camera is None or request.time >= self.avatar.timeline.frame_count)
+        if mode == "Render" or unseen:
             cameras, _ = self._cameras(request, Rect(0, 0, width, height))
             return _bytes(self._layer(request, cameras, background))
-        frame = int(request.time)
-        truth = self._truth(frame, request.camera, background)
-        if truth is None and frame >= self.avatar.timeline.frame_count:  # a performance of its own: nothing was recorded
-            return self.render(replace(request, mode="Render"))
-        if truth is None:
-            raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
         canvas = np.empty((height, width, 3), np.float32)
-        canvas[:] = background
-        if request.mode == "Side by side":
+        canvas[:] = (0, 0, 0) if mode == "Error" else background
+        if mode == "Side by side":
             half = width // 2
-            for offset, shown in ((0, "Truth"), (width - half, "Render")):
+            for offset, draw in ((0, self._reference), (width - half, self._layer)):
                 cameras, rect = self._cameras(request, Rect(offset, 0, half, height), cut=True)
-                picture = _resized(truth[0], rect) if shown == "Truth" else self._layer(request, cameras, background)
-                _paste(canvas, picture, rect)
+                _paste(canvas, draw(request, cameras, background), rect)
             return _bytes(canvas)
         cameras, rect = self._cameras(request, Rect(0, 0, width, height), cut=True)
-        picture = _resized(truth[0], rect)
-        if request.mode != "Truth":
-            rendered = self._layer(request, cameras, background)
-            if request.mode == "Wipe":
-                at = min(max(round(request.wipe * width) - rect.x, 0), rect.width)
-                picture = np.concatenate([picture[:, :at], rendered[:, at:]], 1)
-            else:
-                picture = _heat(np.abs(rendered - picture).mean(2), request.gain)
-                canvas[:] = 0
+        picture = self._reference(request, cameras, background)
+        if mode == "Wipe":
+            at = min(max(round(request.wipe * width) - rect.x, 0), rect.width)
+            picture = np.concatenate([picture[:, :at], self._layer(request, cameras, background)[:, at:]], 1)
+        elif mode == "Error":
+            picture = heat(np.abs(self._layer(request, cameras, background) - picture).mean(2), request.gain)
         _paste(canvas, picture, rect)
         return _bytes(canvas)
 
-    def _layer(self, request: Request, cameras: Cameras, background: Colour) -> np.ndarray:
-        pose, gaussians = self._pose(request.time, request.controls)
-        if request.layer == "Mesh" or request.layer == "Normals":
-            mesh = Mesh(self.avatar.vertices(pose), self.avatar.head.faces)
-            if request.layer == "Mesh":
-                image = render_mesh(mesh, cameras, head_colors(self.avatar.head), background)
-            else:
-                image = render_mesh(mesh, cameras, _normal_colors(mesh), background, shaded=False)
-            return image.color[0].float().cpu().numpy()
-        if request.layer == "Splats":
-            small = torch.full_like(gaussians.scales, 0.0006)
-            gaussians = replace(gaussians, scales=small, opacities=torch.full_like(gaussians.opacities, 0.95))
-        elif request.layer in ("Coverage", "Depth"):
-            image = render(gaussians, cameras, torch.zeros(3), self.backend)
-            alpha = image.alpha[0, ..., 0].cpu().numpy()
-            if request.layer == "Coverage" or image.depth is None:
-                return np.repeat(alpha[..., None], 3, 2)
-            return self._depth_colors(image.depth[0, ..., 0].cpu().numpy(), alpha, cameras, background)
-        return self._draw(gaussians, cameras, background)
+    def _layer(self, request: Request, cameras: Cameras, background: Colour, avatar: Avatar | None = None) -> np.ndarray:
+        avatar = avatar or self.avatar
+        pose, gaussians = self._pose(request.time, request.controls, avatar)
+        return draw_layer(request.layer, avatar, pose, gaussians, cameras, background, self.place, self.backend)
 
-    def _draw(self, gaussians: Gaussians, cameras: Cameras, background: Colour) -> np.ndarray:
-        """[H, W, 3] over the background; in the sensor's colours where the camera is one of the capture's."""
-        affine = self.avatar.colors.get(cameras.names[0])
-        if affine is None:
-            image = render(gaussians, cameras, torch.tensor(background), self.backend)
-            return image.color[0].float().cpu().numpy()
-        image = render(gaussians, cameras, torch.zeros(3), self.backend)
-        affine, alpha = affine.to(image.color), image.alpha[0]
-        # The sensor's offset belongs to the head alone, so it counts as far as the head covers the pixel.
-        color = image.color[0] @ affine[:, :3].T + alpha * affine[:, 3] + (1 - alpha) * torch.tensor(background).to(alpha)
-        return color.clamp(0, 1).float().cpu().numpy()
-
-    def _depth_colors(self, depth: np.ndarray, alpha: np.ndarray, cameras: Cameras, background: Colour) -> np.ndarray:
-        centre = torch.tensor(self.place.centre, dtype=cameras.viewmats.dtype, device=cameras.viewmats.device)
-        middle = float((cameras.viewmats[0, :3, :3] @ centre + cameras.viewmats[0, :3, 3])[2])
-        near, far = middle - self.place.radius, middle + self.place.radius
-        level = np.clip((far - depth) / (far - near), 0, 1)
-        color = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1] / np.float32(255)
-        cover = (alpha > 0.5)[..., None]
-        return np.where(cover, color, np.asarray(background, np.float32)).astype(np.float32)
+    def _reference(self, request: Request, cameras: Cameras, background: Colour) -> np.ndarray:
+        """What the avatar is compared with, as large as `cameras` see it."""
+        if request.against != TRUTH and self.rival is not None:
+            return self._layer(replace(request, layer=LAYERS[0]), cameras, background, self.rival)
+        truth = self._truth(int(request.time), request.camera or "", background)
+        if truth is None:
+            raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
+        smaller = cameras.width < truth[0].shape[1]
+        return cv2.resize(truth[0], (cameras.width, cameras.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
     def _truth(self, frame: int, camera: str, background: Colour) -> tuple[np.ndarray, np.ndarray] | None:
         if self.tracked is None or self._pictures is None or camera not in self.tracked.cameras.names:
@@ -235,13 +203,16 @@ class AvatarStage:
         assert self.timeline is not None
         return self.timeline.segment_at(time).stop
 
-    def _pose(self, time: float, controls: Controls) -> tuple[HeadPose, Gaussians]:
-        key = (time, controls)
+    def _pose(self, time: float, controls: Controls, avatar: Avatar | None = None) -> tuple[HeadPose, Gaussians]:
+        avatar = avatar or self.avatar
+        key = (id(avatar), time, controls)
         if key in self._posed:
             self._posed.move_to_end(key)
             return self._posed[key]
         pose = self._posed_head(time, controls)
-        result = pose, self.avatar.at(pose)
+        if avatar is not self.avatar:
+            pose = _for_head(pose, self.expression_names, avatar.head)
+        result = pose, avatar.at(pose)
         self._posed[key] = result
         while len(self._posed) > _KEPT_POSES:
             self._posed.popitem(last=False)
@@ -300,7 +271,7 @@ class AvatarStage:
             figures["Held-out cameras"] = ", ".join(line.held_out_cameras)
         if line.held_out_sequences:
             figures["Held-out sequences"] = ", ".join(line.held_out_sequences)
-        if not self.has_truth:
+        if TRUTH not in self.references:
             figures["Truth"] = "no tracked folder: comparisons are off"
         return figures
 
@@ -328,8 +299,17 @@ class _Track:
         )
 
 
-def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None) -> AvatarStage:
-    """Open an avatar folder, with the capture's pictures: from `tracked_dir`, else where the avatar says that they are."""
+def name_of(avatar: Avatar) -> str:
+    """What to call it: its folder, or the folder above one that is just called avatar."""
+    folder = avatar.folder.resolve() if avatar.folder is not None else Path("avatar")
+    return (folder.parent.name if folder.name == "avatar" else "") or folder.name
+
+
+def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None, rival_dir: str | Path | None = None) -> AvatarStage:
+    """Open an avatar folder, with the capture's pictures: from `tracked_dir`, else where the avatar says that they are.
+
+    `rival_dir` is another avatar, which is shown in the same pose through the same camera.
+    """
     avatar = load_avatar(avatar_dir)
     if tracked_dir is not None:
         tracked = load_tracked(tracked_dir)
@@ -341,7 +321,12 @@ def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None) ->
             tracked = load_tracked(folder) if (folder / "manifest.json").exists() else None
     if tracked is not None and tracked.segments != avatar.timeline.segments:
         raise AvatarError(f"{tracked.folder} is not the capture that {avatar_dir} was made from: their sequences differ.")
-    return AvatarStage(avatar, tracked)
+    return AvatarStage(avatar, tracked, load_avatar(rival_dir) if rival_dir is not None else None)
+
+
+def _rival_name(rival: Avatar, name: str) -> str:
+    own = name_of(rival)
+    return own if own not in (name, TRUTH) else f"{own} (B)"
 
 
 def _blend(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -356,26 +341,11 @@ def _turned(rotation: Tensor, by: tuple[float, ...]) -> Tensor:
     return matrix_to_axis_angle(axis_angle_to_matrix(rotation) @ extra)
 
 
-def _normal_colors(mesh: Mesh) -> Tensor:
-    """[V, 3] the usual coding of directions as colours."""
-    vertices, faces = mesh.vertices[0], mesh.faces
-    a, b, c = vertices[faces].unbind(1)
-    normals = torch.zeros_like(vertices)
-    face_normals = torch.linalg.cross(b - a, c - a)
-    for corner in range(3):
-        normals.index_add_(0, faces[:, corner], face_normals)
-    return torch.nn.functional.normalize(normals, dim=-1) * 0.5 + 0.5
-
-
-def _heat(error: np.ndarray, gain: float) -> np.ndarray:
-    """Mean absolute error [H, W] → colours from black to white."""
-    level = (np.clip(error * gain, 0, 1) * 255).astype(np.uint8)
-    return cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32) / 255
-
-
-def _resized(picture: np.ndarray, rect: Rect) -> np.ndarray:
-    smaller = rect.width < picture.shape[1]
-    return cv2.resize(picture, (rect.width, rect.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+def _for_head(pose: HeadPose, names: tuple[str, ...], head: HeadModel) -> HeadPose:
+    """The pose for another head, expressions by name; what it lacks is left out."""
+    at = [names.index(n) if n in names else -1 for n in head.expression_names]
+    padded = torch.cat([pose.expression, torch.zeros_like(pose.expression[:, :1])], 1)
+    return replace(pose, expression=padded[:, at])
 
 
 def _paste(canvas: np.ndarray, picture: np.ndarray, rect: Rect) -> None:

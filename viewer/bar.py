@@ -44,7 +44,9 @@ def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
             "unseen": sorted(stage.held_out),
             "fps": timeline.fps if timeline else 0.0,
             "speeds": list(SPEEDS),
-            "modes": list(MODES) if stage.has_truth else [],
+            "modes": list(MODES) if stage.references else [],
+            "references": list(stage.references),
+            "against": session.against,
             "mode": session.mode,
             "camera": session.camera,
             "wipe": session.wipe,
@@ -105,6 +107,8 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
                 transport.set_bounds(int(_number(value[0])), int(_number(value[1])))
             case "mode":
                 session.set_mode(_text(value))
+            case "against":
+                session.set_against(_text(value))
             case "wipe":
                 session.wipe = min(max(_number(value), 0.0), 1.0)
             case "look":

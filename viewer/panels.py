@@ -199,7 +199,7 @@ class Panels:
         with gui.add_folder("Picture"):
             self._layer = gui.add_dropdown("Show", tuple(n for n in LAYERS if n in stage.layers))
             background = gui.add_rgb("Background", session.background)
-            gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=stage.has_truth, hint="Brightness of the error picture.")
+            gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=bool(stage.references), hint="Brightness of the error picture.")
             quality = gui.add_dropdown("Resolution", tuple(QUALITY), hint="Automatic trades resolution for speed while things move.")
         save = gui.add_button("Save picture", icon="camera", hint="PNG at the size of the window, with its parameters inside.")
 
@@ -263,7 +263,7 @@ class Panels:
             add("Play or pause", session.transport.toggle, "Space")
             for segment in session.transport.timeline.segments:
                 add(f"Sequence: {segment.name}", lambda name=segment.name: session.transport.select(name))
-        for mode in MODES if session.stage.has_truth else ():
+        for mode in MODES if session.stage.references else ():
             add(f"Mode: {mode}", lambda mode=mode: session.set_mode(mode))
         for layer in session.stage.layers:
             add(f"Show: {layer}", lambda layer=layer: session.set_layer(layer))

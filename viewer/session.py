@@ -19,7 +19,7 @@ from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, view_ma
 from viewer.desk import Desk
 from viewer.governor import Governor
 from viewer.loop import NEVER, RenderLoop
-from viewer.stage import BACKGROUND, LAYERS, MODES, Controls, Request, Stage
+from viewer.stage import BACKGROUND, LAYERS, MODES, TRUTH, Controls, Request, Stage
 from viewer.transport import Transport
 
 STILL_SECONDS = 0.22  # without a change for this long, the exact picture follows
@@ -56,6 +56,7 @@ class Session:
         self.desk = Desk(stage.expression_names)
         self.governor = Governor()
         self.mode, self.layer = MODES[0], LAYERS[0]
+        self.against = stage.references[0] if stage.references else TRUTH
         self.wipe, self.gain = 0.5, 4.0
         self.background = BACKGROUND
         self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
@@ -102,8 +103,7 @@ class Session:
                     self._expected_since = -math.inf
                 elif self.camera is not None and not resized:
                     self.camera, self._expected = None, None
-                    if self.mode != MODES[0]:
-                        self.mode = MODES[0]
+                    self._leave_truth()
                     self.version += 1
             self._viewmat, self._fov = viewmat, fov
             refit = resized and self.camera is not None
@@ -124,8 +124,7 @@ class Session:
         """Move the camera to one of `viewer.cameras.PRESETS`."""
         with self.lock:
             self.camera = None
-            if self.mode != MODES[0]:
-                self.mode = MODES[0]
+            self._leave_truth()
             target = orbit(self.stage.place, preset, self._aspect)
             self._send_camera(target)
 
@@ -134,8 +133,7 @@ class Session:
         with self.lock:
             if camera is None:
                 self.camera, self._expected = None, None
-                if self.mode != MODES[0]:
-                    self.mode = MODES[0]
+                self._leave_truth()
             elif camera not in self.stage.camera_names:
                 raise ValueError(f"no camera {camera!r}")
             else:
@@ -157,10 +155,10 @@ class Session:
         """Render, truth, or a comparison; comparisons look through the nearest camera of the capture."""
         if mode not in MODES:
             raise ValueError(f"no mode {mode!r}")
-        if mode != MODES[0] and not self.stage.has_truth:
-            raise ValueError("There are no truth pictures: open the avatar together with its tracked capture.")
+        if mode != MODES[0] and not self.stage.references:
+            raise ValueError("There is nothing to compare with: open the avatar together with its tracked capture.")
         with self.lock:
-            if mode != MODES[0] and self.camera is None:
+            if mode != MODES[0] and self.camera is None and self.against == TRUTH:
                 position = -self._viewmat[:3, :3].T @ self._viewmat[:3, 3]
                 views = [np.asarray(self.stage.view(n, self._aspect)[0]).reshape(4, 4) for n in self.stage.camera_names]
                 centres = np.stack([-v[:3, :3].T @ v[:3, 3] for v in views])
@@ -170,6 +168,14 @@ class Session:
             if mode != MODES[0]:
                 self.layer = LAYERS[0]
         self.touch()
+
+    def set_against(self, reference: str) -> None:
+        """Compare with that."""
+        if reference not in self.stage.references:
+            raise ValueError(f"no reference {reference!r}")
+        with self.lock:
+            self.against = reference
+            self.set_mode(self.mode)  # the truth needs a camera of the capture
 
     def set_layer(self, layer: str) -> None:
         """What the picture shows of the avatar; leaves a comparison, which is always in colour."""
@@ -259,6 +265,10 @@ class Session:
             self.error = f"{error}" or type(error).__name__
             self.version += 1
 
+    def _leave_truth(self) -> None:
+        if self.against == TRUTH:  # which exists only where the capture's cameras stood
+            self.mode = MODES[0]
+
     def _current(self, now: float) -> Request:
         comparing = self.mode != MODES[0]
         position = self.transport.time
@@ -272,7 +282,7 @@ class Session:
         viewmat, fov = (np.eye(4), 0.4) if self.camera is not None else (self._viewmat, self._fov)
         return Request(
             width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
-            time=position, camera=self.camera, mode=mode, layer=self.layer, wipe=self.wipe, gain=self.gain,
+            time=position, camera=self.camera, mode=mode, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
             background=self.background,
             controls=Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, self.still),
         )  # fmt: skip

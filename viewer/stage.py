@@ -16,7 +16,8 @@ import numpy as np
 
 from avatars.sequence import Segment
 
-MODES = ("Render", "Truth", "Side by side", "Wipe", "Flicker", "Error")
+MODES = ("Render", "Reference", "Side by side", "Wipe", "Flicker", "Error")
+TRUTH = "Truth"  # the reference that is the capture's own picture; others are avatars
 BACKGROUND = (104, 107, 112)  # neutral: hair cut out of a light studio or a dark one looks right on it
 LAYERS = ("Colour", "Coverage", "Depth", "Normals", "Mesh", "Splats")
 
@@ -44,6 +45,7 @@ class Request:
     controls: Controls = Controls()
     camera: str | None = None
     mode: str = "Render"
+    against: str = TRUTH  # what the avatar is compared with
     layer: str = "Colour"
     wipe: float = 0.5  # fraction of the width that shows the truth
     gain: float = 4.0  # of the error picture
@@ -89,7 +91,7 @@ class Stage(Protocol):
     timeline: Timeline | None
     camera_names: tuple[str, ...]
     layers: tuple[str, ...]
-    has_truth: bool
+    references: tuple[str, ...]  # what there is to compare with, `TRUTH` first
     held_out: frozenset[str]  # sequences and cameras that training has not seen
     place: Place
 

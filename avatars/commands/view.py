@@ -25,6 +25,8 @@ class View:
     """The avatar's folder, as `avatars train` or `avatars demo` wrote it."""
     tracked: Path | None = None
     """The tracked sequence with the recorded pictures; left out: where the avatar was trained from, if it is still there."""
+    compare: Path | None = None
+    """A second avatar, say of another training, to compare with in the same pose through the same camera."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than 127.0.0.1 make it reachable from the network, unencrypted."""
     port: int = 0
@@ -37,9 +39,13 @@ class View:
         existing_folder(self.avatar, "avatar", "avatars train TRACKED --out AVATAR")
         if self.tracked is not None:
             existing_folder(self.tracked, "tracked sequence", "avatars track CAPTURE --out TRACKED")
+        if self.compare is not None:
+            existing_folder(self.compare, "avatar", "avatars train TRACKED --out AVATAR")
         from viewer.app import serve
 
-        serve(self.avatar, self.tracked, host=self.host, port=self.port, open_browser=not self.no_browser, announce=console.say)
+        serve(
+            self.avatar, self.tracked, host=self.host, port=self.port, open_browser=not self.no_browser, rival_dir=self.compare, announce=console.say
+        )  # fmt: skip
 
 
 def command() -> type:

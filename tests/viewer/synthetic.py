@@ -17,6 +17,7 @@ from viewer.cameras import Rect, fit, fitted_fov
 from viewer.stage import Place, Request, Timeline
 
 RED, WHITE, SKIN = (220, 30, 40), (245, 245, 245), (205, 160, 135)
+TRUTH_SKIN, RIVAL_SKIN = (170, 190, 140), (120, 130, 210)
 
 
 class BallStage:
@@ -26,7 +27,7 @@ class BallStage:
     figures = {"Gaussians": "12 345", "Capture": "made up"}
     expression_names = ARKIT
     layers = ("Colour", "Depth")
-    has_truth = True
+    references = ("Truth", "Rival")
     held_out = frozenset({"SEN-1", "side"})
     place = Place((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), 0.16)
     camera_names = ("front <1>", "side")
@@ -86,8 +87,8 @@ class BallStage:
             matrix, fov = self.view(request.camera, width / height)
             view = np.reshape(matrix, (4, 4))
         avatar = self._draw(request, view, fov, SKIN)
-        truth = self._draw(request, view, fov, (170, 190, 140))
-        if request.mode == "Truth":
+        truth = self._draw(request, view, fov, TRUTH_SKIN if request.against == "Truth" else RIVAL_SKIN)
+        if request.mode == "Reference":
             return truth
         if request.mode == "Wipe":
             at = round(request.wipe * width)

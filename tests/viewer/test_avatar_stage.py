@@ -54,7 +54,7 @@ def middle(picture: np.ndarray) -> tuple[float, float]:
 
 
 def test_facts(stage: AvatarStage) -> None:
-    assert stage.timeline is not None and stage.timeline.length == 6 and stage.has_truth
+    assert stage.timeline is not None and stage.timeline.length == 6 and stage.references == ("Truth",)
     assert stage.held_out == {"b", "TWO"} and stage.camera_names == ("a", "b", "c", "d")
     assert np.allclose(stage.place.forward, (0, 0, 1), atol=1e-5) and 0.05 < stage.place.radius < 0.3
     assert stage.trained_range().shape == (3, 2)
@@ -97,7 +97,7 @@ def through(camera: str, mode: str, **changes) -> Request:
 
 @pytest.mark.parametrize("camera", ["a", "d"])
 def test_truth_and_render_lie_on_each_other(stage: AvatarStage, camera: str) -> None:
-    truth, render = (stage.render(through(camera, m)).astype(int) for m in ("Truth", "Render"))
+    truth, render = (stage.render(through(camera, m)).astype(int) for m in ("Reference", "Render"))
     assert np.array_equal(truth[70, 2], (30, 60, 90)) and np.array_equal(render[70, 2], (30, 60, 90))
     assert np.abs(truth - render).mean() < 6
     error = stage.render(through(camera, "Error", gain=1.0))
@@ -116,10 +116,22 @@ def test_psnr_falls_when_the_avatar_is_wrong(stage: AvatarStage) -> None:
     assert stage.psnr(1, "nowhere") is None
 
 
+def test_a_rival_is_posed_alike_and_seen_from_anywhere(stage: AvatarStage) -> None:
+    dark = replace(stage.avatar, gaussians=with_colors(stage.avatar.gaussians, torch.full((len(stage.avatar.gaussians), 3), 0.2)))
+    both = AvatarStage(stage.avatar, stage.tracked, rival=dark, name="toy")
+    assert both.references == ("Truth", "avatar")
+    request = front(both, time=2.0, mode="Wipe", against="avatar", background=(255, 255, 255), controls=Controls(held=(("jawOpen", 1.0),)))
+    picture = both.render(request).astype(int)
+    own = stage.render(replace(request, mode="Render")).astype(int)
+    rival = AvatarStage(dark, None).render(replace(request, mode="Render")).astype(int)
+    assert np.abs(picture[:, 50:] - own[:, 50:]).max() <= 1 and np.abs(picture[:, :46] - rival[:, :46]).max() <= 1
+    assert np.abs(own - rival).max() > 50
+
+
 def test_a_missing_picture_is_named(stage: AvatarStage) -> None:
     tracked = replace(stage.tracked, valid=np.zeros_like(stage.tracked.valid))
     with pytest.raises(AvatarError, match="no picture"):
-        AvatarStage(stage.avatar, tracked).render(through("a", "Truth"))
+        AvatarStage(stage.avatar, tracked).render(through("a", "Reference"))
 
 
 def test_without_a_tracked_folder_there_is_no_truth(stage: AvatarStage) -> None:
@@ -129,14 +141,14 @@ def test_without_a_tracked_folder_there_is_no_truth(stage: AvatarStage) -> None:
     alone = AvatarStage(stage.avatar, None)
     session = Session(alone, Loop(), None, lambda _: None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tracked"):
-        session.set_mode("Truth")
+        session.set_mode("Reference")
     assert "Truth" in alone.figures
 
 
 def test_a_folder_opens_with_its_capture(stage: AvatarStage, tmp_path) -> None:
     stage.avatar.save(tmp_path / "person" / "avatar")
     opened = open_stage(tmp_path / "person" / "avatar")
-    assert opened.name == "person" and opened.has_truth
+    assert opened.name == "person" and opened.references == ("Truth",)
     assert np.abs(opened.render(front(stage)).astype(int) - stage.render(front(stage))).max() <= 1
     with pytest.raises(AvatarError):
         open_stage(tmp_path)

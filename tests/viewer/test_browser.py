@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from synthetic import RED, SKIN, BallStage
+from synthetic import RED, RIVAL_SKIN, SKIN, TRUTH_SKIN, BallStage
 
 from avatars.png import read_png_parameters
 from viewer.app import Viewer
@@ -147,9 +147,9 @@ def test_two_browsers_have_their_own_time_mode_and_face(viewer, open_page) -> No
     assert other is not guest
     other_page.keyboard.press("End")
     other_page.keyboard.press("2")
-    until(lambda: other.session.mode == "Truth" and other.session.transport.frame == 39, what="the other page")
+    until(lambda: other.session.mode == "Reference" and other.session.transport.frame == 39, what="the other page")
     theirs = still(other)
-    assert count(theirs, SKIN) == 0 and count(theirs, (170, 190, 140)) > 1000
+    assert count(theirs, SKIN) == 0 and count(theirs, TRUTH_SKIN) > 1000
     assert np.array_equal(still(guest), mine) and guest.session.mode == "Render" and guest.session.transport.frame == 0
     other_page.context.close()
     until(lambda: other not in viewer.guests.values(), what="the departure")
@@ -194,6 +194,19 @@ def test_comparing_with_the_truth(viewer, open_page, keep) -> None:
     turned = still(guest)
     page.keyboard.press("f")
     until(lambda: not np.array_equal(still(guest), turned), what="the front")
+
+
+def test_comparing_with_another_avatar(viewer, open_page, keep) -> None:
+    page = open_page(viewer, 1000, 600)
+    guest = newest(viewer)
+    still(guest)
+    page.get_by_label("Compare with").select_option("Rival")
+    page.get_by_role("radio", name="Wipe").click()
+    until(lambda: guest.session.mode == "Wipe" and guest.session.against == "Rival", what="the rival")
+    picture = still(guest)
+    assert count(picture, RIVAL_SKIN) > 1000 and count(picture, SKIN) > 1000 and guest.session.camera is None
+    page.wait_for_timeout(200)
+    keep(page, "two-avatars")
 
 
 def test_searching_presets_and_saving(viewer, open_page, keep, tmp_path: Path) -> None:
@@ -265,6 +278,8 @@ def test_errors_are_shown_and_survived(viewer, open_page, keep) -> None:
         viewer.stage.fail = None
     page.keyboard.press("ArrowRight")
     alert.wait_for(state="detached", timeout=10_000)
+    # A strange name is only text, too.
+    assert page.locator("#av b:has-text('head'), #root b:has-text('head')").count() == 0 and page.title().startswith("Test <b>head</b>")
     assert guest.session.transport.frame == 2 and page.problems == []
 
 
@@ -282,12 +297,6 @@ def test_a_phone_sees_the_face_and_can_open_the_controls(viewer, open_page, keep
     keep(page, "phone-controls")
     bar = page.locator("#av-bar").bounding_box()
     assert bar["x"] >= 0 and bar["x"] + bar["width"] <= 390 and bar["y"] + bar["height"] <= 800.5
-
-
-def test_a_strange_name_is_only_text(viewer, open_page) -> None:
-    page = open_page(viewer, 700, 480)
-    assert page.locator("#av b:has-text('head'), #root b:has-text('head')").count() == 0
-    assert page.title().startswith("Test <b>head</b>")
 
 
 def test_a_page_without_its_token_shows_why(viewer, browser, keep) -> None:

@@ -314,8 +314,8 @@ def test_playing_is_bounded_and_waits_for_the_browser() -> None:
 def test_truth_looks_through_the_nearest_camera_and_orbiting_leaves_it() -> None:
     session, clock, _ = make_session()
     session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.3, 0.1, 1.2]), 0.4, 400, 300)
-    session.set_mode("Truth")
-    assert session.camera == "front <1>" and session.take(clock.now).mode == "Truth"
+    session.set_mode("Reference")
+    assert session.camera == "front <1>" and session.take(clock.now).mode == "Reference"
     matrix = np.reshape(session.stage.view("front <1>", 4 / 3)[0], (4, 4))
     position = -matrix[:3, :3].T @ matrix[:3, 3]
     session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position + 0.3, 0.4, 400, 300)  # on its way
@@ -323,6 +323,19 @@ def test_truth_looks_through_the_nearest_camera_and_orbiting_leaves_it() -> None
     session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position, 0.4, 400, 300)  # arrived
     session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position + 0.1, 0.4, 400, 300)  # dragged
     assert session.camera is None and session.mode == "Render"
+
+
+def test_another_avatar_is_compared_from_anywhere() -> None:
+    session, clock, _ = make_session()
+    session.set_against("Rival")
+    session.set_mode("Wipe")
+    assert session.camera is None and session.take(clock.now).against == "Rival"
+    session.look_from("Left")
+    assert session.mode == "Wipe"
+    session.set_against("Truth")
+    assert session.camera == "side"  # the truth needs one of the capture's cameras, the nearest
+    with pytest.raises(ValueError):
+        session.set_against("Nobody")
 
 
 def test_nonsense_from_the_browser_changes_nothing() -> None:

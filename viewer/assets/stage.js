@@ -56,6 +56,7 @@
   const bar = make("div", { id: "av-bar" }, line, row);
 
   const modes = make("div", { id: "av-modes", role: "radiogroup", "aria-label": "Mode" });
+  const against = make("select", { id: "av-against", title: "Compare with", "aria-label": "Compare with", onchange: (e) => { send("against", e.target.value); e.target.blur(); } });
   const seen = make("div", { id: "av-seen" });
   const rate = make("div", { id: "av-rate" });
   const names = make("div", { id: "av-names" }, make("span", {}, "Truth"), make("span", {}, "Avatar"));
@@ -64,7 +65,7 @@
   const wait = make("div", { id: "av-wait" }, make("div", {}, make("i"), "Opening the avatar…"));
   const picture = make("canvas", { id: "av-picture" });
   const paper = picture.getContext("bitmaprenderer");
-  const over = make("div", { id: "av-over" }, wait, names, wipe, modes, seen, rate, say);
+  const over = make("div", { id: "av-over" }, wait, names, wipe, make("div", { id: "av-top" }, modes, against), seen, rate, say);
   const audio = make("audio", { preload: "auto" });
   const KEYS = [["Space", "play, pause"], ["← →", "one frame"], ["Shift ← →", "ten frames"], ["Home End", "first, last frame"], ["L", "loop"],
     ["I O", "in and out point here"], ["1 … 6", "render, truth and comparisons"], ["V", "next camera of the capture"], ["F", "look from the front"],
@@ -102,6 +103,9 @@
     modes.style.display = state.modes.length ? "" : "none";
     if (modes.childElementCount !== state.modes.length)
       modes.replaceChildren(...state.modes.map((m, i) => make("button", { role: "radio", title: `${m} (${i + 1})`, onclick: (e) => { send("mode", m); e.currentTarget.blur(); } }, m)));
+    if (modes.children[1]) modes.children[1].textContent = state.against;
+    against.style.display = (state.references || []).length > 1 ? "" : "none";
+    options(against, (state.references || []).map((r) => [r, r]), state.against);
     [...modes.children].forEach((b, i) => b.setAttribute("aria-checked", String(state.modes[i] === state.mode)));
     seen.textContent = state.camera ? `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}` : "";
     rate.textContent = state.playing && state.pictures ? `${Math.round(state.pictures)} pictures/s${state.scale < 1 ? ` · ${Math.round(state.scale * 100)} %` : ""}` : "";
@@ -131,10 +135,11 @@
     Object.assign(over.style, { left: `${box.left}px`, top: `${box.top}px`, width: `${box.width}px`, height: `${box.height}px` });
     wipe.style.display = state.mode === "Wipe" ? "block" : "none";
     wipe.style.left = `${state.wipe * 100}%`;
-    names.style.display = ["Side by side", "Wipe", "Error", "Truth"].includes(state.mode) ? "block" : "none";
+    names.style.display = ["Side by side", "Wipe", "Error", "Reference"].includes(state.mode) ? "block" : "none";
     const [truth, avatar] = names.children;
-    const at = { "Side by side": [25, 75], Wipe: [state.wipe * 50, 50 + state.wipe * 50], Truth: [50, -99], Error: [50, -99] }[state.mode] || [50, 50];
-    truth.textContent = state.mode === "Error" ? "Difference between avatar and truth" : "Truth";
+    const at = { "Side by side": [25, 75], Wipe: [state.wipe * 50, 50 + state.wipe * 50], Reference: [50, -99], Error: [50, -99] }[state.mode] || [50, 50];
+    truth.textContent = state.mode === "Error" ? `Difference from ${state.against === "Truth" ? "the truth" : state.against}` : state.against;
+    avatar.textContent = state.against === "Truth" ? "Avatar" : state.name;
     truth.style.left = `${at[0]}%`;
     avatar.style.left = `${at[1]}%`;
     avatar.style.display = at[1] < 0 ? "none" : "";

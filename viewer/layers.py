@@ -1,0 +1,83 @@
+"""Drawing one avatar in one pose through one camera: in colour, or one of the diagnostic layers. Pictures are float [H, W, 3]."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatars.avatar import Avatar
+from avatars.render import render
+from avatars.render.mesh import head_colors, render_mesh
+from avatars.types import Cameras, Gaussians, HeadPose, Mesh
+from viewer.stage import Place
+
+Colour = tuple[float, float, float]  # RGB in 0–1
+DOT = 0.0006  # metres: how large a Gaussian is drawn as a point
+
+
+def draw_layer(
+    layer: str, avatar: Avatar, pose: HeadPose, gaussians: Gaussians, camera: Cameras, background: Colour, place: Place, backend: str
+) -> np.ndarray:
+    """`layer` is one of `viewer.stage.LAYERS`; `gaussians` are those of `pose`."""
+    if layer == "Mesh":
+        mesh = Mesh(avatar.vertices(pose), avatar.head.faces)
+        return _numpy(render_mesh(mesh, camera, head_colors(avatar.head), background).color[0])
+    if layer == "Normals":
+        mesh = Mesh(avatar.vertices(pose), avatar.head.faces)
+        return _numpy(render_mesh(mesh, camera, normal_colors(mesh), background, shaded=False).color[0])
+    if layer == "Splats":
+        dots = replace(gaussians, scales=torch.full_like(gaussians.scales, DOT), opacities=torch.full_like(gaussians.opacities, 0.95))
+        return draw_color(avatar, dots, camera, background, backend)
+    if layer in ("Coverage", "Depth"):
+        image = render(gaussians, camera, torch.zeros(3), backend)
+        alpha = _numpy(image.alpha[0])
+        if layer == "Coverage" or image.depth is None:
+            return np.repeat(alpha, 3, 2)
+        return depth_colors(_numpy(image.depth[0, ..., 0]), alpha, camera, background, place)
+    return draw_color(avatar, gaussians, camera, background, backend)
+
+
+def draw_color(avatar: Avatar, gaussians: Gaussians, camera: Cameras, background: Colour, backend: str) -> np.ndarray:
+    """Over the background; in the sensor's colours where the camera is one of the capture's."""
+    affine = avatar.colors.get(camera.names[0])
+    if affine is None:
+        return _numpy(render(gaussians, camera, torch.tensor(background), backend).color[0])
+    image = render(gaussians, camera, torch.zeros(3), backend)
+    affine, alpha = affine.to(image.color), image.alpha[0]
+    # The sensor's offset belongs to the head alone, so it counts as far as the head covers the pixel.
+    color = image.color[0] @ affine[:, :3].T + alpha * affine[:, 3] + (1 - alpha) * torch.tensor(background).to(alpha)
+    return _numpy(color.clamp(0, 1))
+
+
+def depth_colors(depth: np.ndarray, alpha: np.ndarray, camera: Cameras, background: Colour, place: Place) -> np.ndarray:
+    """Depth [H, W] from red (near side of the head) to blue (far side), where coverage [H, W, 1] is more than half."""
+    view = camera.viewmats[0].double().cpu().numpy()
+    middle = float((view[:3, :3] @ np.asarray(place.centre) + view[:3, 3])[2])
+    level = np.clip((middle + place.radius - depth) / (2 * place.radius), 0, 1)
+    color = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1] / np.float32(255)
+    return np.where(alpha > 0.5, color, np.asarray(background, np.float32)).astype(np.float32)
+
+
+def normal_colors(mesh: Mesh) -> Tensor:
+    """[V, 3] the usual coding of directions as colours."""
+    vertices, faces = mesh.vertices[0], mesh.faces
+    a, b, c = vertices[faces].unbind(1)
+    normals = torch.zeros_like(vertices)
+    face_normals = torch.linalg.cross(b - a, c - a)
+    for corner in range(3):
+        normals.index_add_(0, faces[:, corner], face_normals)
+    return torch.nn.functional.normalize(normals, dim=-1) * 0.5 + 0.5
+
+
+def heat(error: np.ndarray, gain: float) -> np.ndarray:
+    """Mean absolute error [H, W] in 0–1, times `gain`, from black to white."""
+    level = (np.clip(error * gain, 0, 1) * 255).astype(np.uint8)
+    return cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32) / 255
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
