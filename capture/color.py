@@ -71,15 +71,22 @@ def estimate_corrections(capture: Capture, progress: Progress = silent) -> dict[
         return {name: ColorCorrection.identity() for name in capture.camera_names}
     sequences = capture.sequences[:2]
     total = len(sequences) * len(capture.camera_names)
-    matters = [make_matter(capture.clean_plate(name)) for name in capture.camera_names]
-    observed, weights = [], []
+    width, height = capture.image_size
+    shrink = min(1.0, 600 / height)  # means over centimetres need no more pixels
+    cameras = capture.cameras.resized(round(width * shrink), round(height * shrink))
+    observed, weights, selfie = [], [], None
     for k, sequence in enumerate(sequences):
         pictures, alphas = [], []
-        for j, (name, matter) in enumerate(zip(capture.camera_names, matters, strict=True)):
-            pictures.append(next(iter(capture.frames(sequence, name, 0, 1))))
+        for j, name in enumerate(capture.camera_names):
+            plate = capture.clean_plate(name)
+            if plate is None:
+                matter = selfie = selfie or make_matter(None)
+            else:
+                matter = make_matter(_shrunk(plate, cameras))
+            pictures.append(_shrunk(next(iter(capture.frames(sequence, name, 0, 1))), cameras))
             alphas.append(matter(pictures[-1]))
-            progress("comparing the cameras' colours", k * len(matters) + j + 1, total, None)
-        colors, weight = surface_colors(np.stack(pictures), np.stack(alphas), capture.cameras)
+            progress("comparing the cameras' colours", k * len(capture.camera_names) + j + 1, total, None)
+        colors, weight = surface_colors(np.stack(pictures), np.stack(alphas), cameras)
         observed.append(colors)
         weights.append(weight)
     matrices = fit_matrices(np.concatenate(observed, 1), np.concatenate(weights, 1))
@@ -141,6 +148,11 @@ def fit_matrices(colors: np.ndarray, weights: np.ndarray, ridge: float = 0.01, r
             matrices[camera] = np.eye(3) + np.linalg.solve(normal, (colors[camera] * w[:, None]).T @ (consensus - colors[camera])).T
         matrices = np.linalg.inv(matrices.mean(0)) @ matrices  # the gauge: the mean camera changes nothing
     return matrices
+
+
+def _shrunk(picture: np.ndarray, cameras: Cameras) -> np.ndarray:
+    size = (cameras.width, cameras.height)
+    return picture if picture.shape[1::-1] == size else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _to_linear(srgb: np.ndarray) -> np.ndarray:

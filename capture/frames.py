@@ -25,7 +25,7 @@ from avatars.files import atomic_path, content_hash, read_json, write_json
 from avatars.progress import Progress, silent
 from capture.color import ColorCorrection, estimate_corrections
 from capture.formats import Capture
-from capture.matte import Matter, make_matter, smooth_plate, unmix
+from capture.matte import difference_matte, make_matter, smooth_plate, unmix
 from capture.quality import require_usable
 
 VERSION = "2"  # of everything that changes the pixels written here
@@ -69,10 +69,9 @@ def prepare_frames(
     folder = Path(folder)
     counts = {sequence: capture.frame_count(sequence) for sequence in capture.sequences}
     corrections = _corrections(capture, folder, progress) if correct_color else {n: ColorCorrection.identity() for n in capture.camera_names}
-    plates = {name: capture.clean_plate(name) for name in capture.camera_names}
-    smooth = {name: smooth_plate(plate) for name, plate in plates.items() if plate is not None}
+    plate_hashes = {name: _hash_plate(capture.clean_plate(name)) for name in capture.camera_names}  # not kept: a studio's fill gigabytes
     clips = [(sequence, camera) for sequence in capture.sequences for camera in capture.camera_names]
-    keys = {clip: _key(capture, *clip, counts[clip[0]], corrections[clip[1]], plates[clip[1]]) for clip in clips}
+    keys = {clip: _key(capture, *clip, counts[clip[0]], corrections[clip[1]], plate_hashes[clip[1]]) for clip in clips}
     missing = [clip for clip in clips if not _is_done(folder.joinpath(*clip), keys[clip])]
     for sequence in capture.sequences:
         for pattern in (".*.tmp*", ".*.old"):  # of a run that was killed
@@ -91,18 +90,19 @@ def prepare_frames(
 
     def make(clip: tuple[str, str]) -> None:
         sequence, camera = clip
-        matters: dict[str, Matter] = per_thread.__dict__.setdefault("matters", {})
-        which = camera if plates[camera] is not None else ""  # the model behind "" is loaded once per thread
-        if which not in matters:
-            matters[which] = make_matter(plates[camera])
+        plate = capture.clean_plate(camera)
+        if plate is not None:
+            plate = smooth_plate(plate)
+        elif not hasattr(per_thread, "selfie"):
+            per_thread.selfie = make_matter(None)
         with atomic_path(folder / sequence / camera) as temporary:
             temporary.mkdir()
             written = 0
             for picture in capture.frames(sequence, camera, 0, counts[sequence]):
                 if stop.is_set():
                     raise _Stopped
-                alpha = matters[which](picture)
-                foreground = unmix(picture, alpha, smooth[camera]) if camera in smooth else picture
+                alpha = per_thread.selfie(picture) if plate is None else difference_matte(picture, plate)
+                foreground = picture if plate is None else unmix(picture, alpha, plate)
                 _write_frame(temporary, written, corrections[camera].apply(foreground), alpha)
                 written += 1
                 count_one()
@@ -152,10 +152,13 @@ def _corrections(capture: Capture, folder: Path, progress: Progress) -> dict[str
     return corrections
 
 
-def _key(capture: Capture, sequence: str, camera: str, count: int, correction: ColorCorrection, plate: np.ndarray | None) -> str:
+def _key(capture: Capture, sequence: str, camera: str, count: int, correction: ColorCorrection, plate_hash: str) -> str:
     stamps = [_stamp(path) for path in capture.sources(sequence, camera)]
-    plate_bytes = b"" if plate is None else plate.tobytes()
-    return content_hash(VERSION, *stamps, str(count), correction.matrix.tobytes(), str(correction.linear_light), plate_bytes)
+    return content_hash(VERSION, *stamps, str(count), correction.matrix.tobytes(), str(correction.linear_light), plate_hash)
+
+
+def _hash_plate(plate: np.ndarray | None) -> str:
+    return "" if plate is None else content_hash(plate.tobytes())
 
 
 def _stamp(path: Path) -> str:
