@@ -11,6 +11,7 @@ A folder on disk holds all that driving and viewing need:
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import zipfile
@@ -154,8 +155,6 @@ def identity_color(like: Tensor) -> Tensor:
 
 def save_avatar(avatar: Avatar, folder: Path) -> None:
     """Write `avatar` into `folder`, file by file, each atomically; the manifest comes last, so its presence means done."""
-    from safetensors.torch import save_file
-
     a = avatar.to("cpu")
     tensors = {f"gaussians.{k}": v for k, v in a.gaussians.tensors().items()}
     tensors |= {f"deformation.{k}": v for k, v in a.parameters.items()}
@@ -167,8 +166,7 @@ def save_avatar(avatar: Avatar, folder: Path) -> None:
     tensors |= {"cameras.Ks": line.cameras.Ks, "cameras.viewmats": line.cameras.viewmats}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)  # until the last file is written this is no avatar
-    with atomic_path(folder / "avatar.safetensors") as temporary:
-        save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary)
+    write_tensors(folder / "avatar.safetensors", tensors)
     with atomic_path(folder / "sequences.npz") as temporary:
         np.savez(temporary, **{f.name: getattr(line.codes, f.name).detach().numpy() for f in fields(HeadPose)})
     if a.head.name != "default":
@@ -243,6 +241,21 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
         raise AvatarError(f"{path} is missing. {remedy}") from None
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise AvatarError(f"{path} is damaged ({error}). {remedy}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically; a full disk is a UserError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=metadata)
+        except SafetensorError as error:  # it hides the errno in its text
+            if "code: 28" in str(error) or "No space" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

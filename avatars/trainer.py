@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from avatars import deform, losses
-from avatars.avatar import Avatar, Timeline, bound, read_tensors
+from avatars.avatar import Avatar, Timeline, bound, read_tensors, write_tensors
 from avatars.colors import CameraColors
 from avatars.errors import AvatarError
-from avatars.files import atomic_path
 from avatars.gaussians import (
     CanonicalGaussians,
     Refinement,
@@ -281,8 +280,6 @@ class Trainer:
 
     def save(self, path: Path, key: str) -> None:
         """Write everything, atomically."""
-        from safetensors.torch import save_file
-
         tensors = {f"params.{k}": v for k, v in self.params.items()} | {f"codes.{k}": v for k, v in self.codes.items()}
         tensors |= {f"adam.{k}": v for k, v in self.adam.state_dict().items()}
         tensors |= {f"code_adam.{k}": v for k, v in self.code_adam.state_dict().items()}
@@ -291,9 +288,7 @@ class Trainer:
         tensors |= {"face_ids": self.face_ids, "reach": self.reach}
         tensors |= {f"statistics.{k}": getattr(s, k) for k in ("grad_norm", "count", "max_radius", "contributions")}
         clock = {"step": self.step, "elapsed": self.elapsed, "psnr": self.psnr, "loss": self.loss, "unit": self.unit, "key": key}
-        with atomic_path(path) as temporary:
-            plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-            save_file(plain, temporary, metadata={"clock": json.dumps(clock)})
+        write_tensors(path, tensors, {"clock": json.dumps(clock)})
 
     def resume(self, path: Path, key: str) -> bool:
         """Take up a checkpoint of the same inputs; False when there is none. AvatarError when it is damaged."""

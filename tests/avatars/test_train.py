@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from avatars import deform
-from avatars.avatar import load_avatar, read_tensors
+from avatars.avatar import load_avatar, read_tensors, write_tensors
 from avatars.config import load_config, save_config
-from avatars.errors import AvatarError, ConfigError
+from avatars.errors import AvatarError, ConfigError, UserError
 from avatars.evaluate import EvalConfig, evaluate
 from avatars.report import heat, write_report
 from avatars.sequence import TrackedSequence
@@ -121,6 +121,21 @@ def test_half_written_checkpoint_is_named(tiny_tracked: TrackedSequence, tmp_pat
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(AvatarError, match=r"checkpoint\.safetensors is damaged.*Delete"):
         list(train(tiny_tracked, SHORT, out))
+
+
+def test_full_disk_is_named_and_loses_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def full(*_args, **_options) -> None:
+        raise SafetensorError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })')
+
+    write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(UserError, match=r"disk is full.*a\.safetensors"):
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    assert read_tensors(tmp_path / "a.safetensors", "")["x"].tolist() == [1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 @pytest.mark.parametrize("name", deform.names())
