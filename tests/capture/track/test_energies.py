@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scene import arc
 
 from avatars.transforms import project_points
 from avatars.types import HeadPose
 from capture.track.energies import Quadratic, bounds, differences, gaussian_prior, rays, reprojection
 from capture.track.points import pack
 from capture.track.solve import Smoothness, minimise, smoothness_matrix
-from scene import arc
 
 
 def _observed(points: torch.Tensor, cameras) -> torch.Tensor:
