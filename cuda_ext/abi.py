@@ -170,6 +170,8 @@ class AvBind(c.Structure):
         ("means", P),
         ("quats", P),
         ("scales", P),
+        ("scratch", P),
+        ("scratch_bytes", c.c_int64),
     ]
 
 

@@ -296,17 +296,133 @@ def rasterize(lib, tensors, width, height, backgrounds):
     return _RasterizeFunction.apply(*tensors, backgrounds, lib, width, height)
 
 
-def bind(*args):
-    raise NotImplementedError
+class _BindFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, vertices, local_means, local_quats, local_scales, faces, face_ids, lib, log_scales):
+        tensors = _contiguous((vertices, faces, face_ids, local_means, local_quats, local_scales))
+        out = [torch.empty_like(t) for t in tensors[3:]]
+        scratch = _workspaces.take(lib.av_bind_scratch(len(vertices), len(faces), len(face_ids)), vertices.device)
+        args = _bind_args(tensors, out, log_scales)
+        args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
+        library.check(lib, lib.av_bind_forward(args), "bind")
+        _workspaces.give(scratch)
+        ctx.save_for_backward(*tensors)
+        ctx.lib, ctx.log_scales = lib, log_scales
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx, *v_out):
+        tensors = ctx.saved_tensors
+        vertices, faces, face_ids = tensors[:3]
+        v_out = [v.contiguous() for v in v_out]
+        v_local = [torch.empty_like(t) for t in tensors[3:]]
+        v_vertices = torch.empty_like(vertices) if ctx.needs_input_grad[0] else None
+        scratch = _workspaces.take(ctx.lib.av_bind_scratch(len(vertices), len(faces), len(face_ids)), vertices.device)
+        args = abi.AvBindBackward(
+            _bind_args(tensors, (None, None, None), ctx.log_scales), *(v.data_ptr() for v in v_out), _pointer(v_vertices),
+            *(v.data_ptr() for v in v_local), scratch.data_ptr(), scratch.numel(),
+        )  # fmt: skip
+        library.check(ctx.lib, ctx.lib.av_bind_backward(args), "bind backward")
+        _workspaces.give(scratch)
+        return v_vertices, *v_local, None, None, None, None
 
 
-def l1_and_ssim(*args):
-    raise NotImplementedError
+def _bind_args(tensors, out, log_scales: bool) -> abi.AvBind:
+    vertices, faces, face_ids, *local = tensors
+    return abi.AvBind(
+        _launch(vertices.device), len(vertices), len(faces), len(face_ids), abi.LOG_SCALES * log_scales, 0, vertices.data_ptr(),
+        faces.data_ptr(), face_ids.data_ptr(), *(t.data_ptr() for t in local), *(_pointer(t) for t in out),
+    )  # fmt: skip
 
 
-def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None):
-    raise NotImplementedError
+def bind(lib, vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales):
+    """means [N,3], quats [N,4], scales [N,3]."""
+    return _BindFunction.apply(vertices, local_means, local_quats, local_scales, faces, face_ids, lib, log_scales)
 
 
-def rasterize_mesh(*args):
-    raise NotImplementedError
+class _SsimFunction(torch.autograd.Function):
+    """v_l1[b] and v_ssim[b] are folded into one pass over the image on the way back."""
+
+    @staticmethod
+    def forward(ctx, a, b, weights, lib, crop):
+        a, b = a.detach().contiguous(), b.detach().contiguous()
+        weights = None if weights is None else weights.detach().contiguous()
+        B, height, width, _ = a.shape
+        launch = _launch(a.device)
+        saved_bytes, scratch_bytes = ctypes.c_int64(), ctypes.c_int64()
+        library.check(lib, lib.av_ssim_sizes(B, height, width, launch.threads, saved_bytes, scratch_bytes), "ssim")
+        scratch = _workspaces.take(scratch_bytes.value, a.device)
+        saved = _Saved(_workspaces.take(saved_bytes.value, a.device), 0) if ctx.needs_input_grad[0] else None
+        l1, ssim = a.new_empty(B), a.new_empty(B)
+        args = abi.AvSsim(
+            launch, B, height, width, crop, 0, a.data_ptr(), b.data_ptr(), _pointer(weights), l1.data_ptr(), ssim.data_ptr(),
+            saved and saved.tensor.data_ptr(), saved.tensor.numel() if saved else 0, scratch.data_ptr(), scratch.numel(),
+        )  # fmt: skip
+        library.check(lib, lib.av_ssim_forward(args), "ssim")
+        _workspaces.give(scratch)
+        ctx.save_for_backward(a, b, weights)
+        ctx.lib, ctx.crop, ctx.saved = lib, crop, saved
+        return l1, ssim
+
+    @staticmethod
+    def backward(ctx, v_l1, v_ssim):
+        a, b, weights = ctx.saved_tensors
+        B, height, width, _ = a.shape
+        launch = _launch(a.device)
+        saved_bytes, scratch_bytes = ctypes.c_int64(), ctypes.c_int64()
+        library.check(ctx.lib, ctx.lib.av_ssim_sizes(B, height, width, launch.threads, saved_bytes, scratch_bytes), "ssim")
+        scratch = _workspaces.take(scratch_bytes.value, a.device)
+        v_l1, v_ssim, v_a = v_l1.contiguous(), v_ssim.contiguous(), torch.empty_like(a)
+        args = abi.AvSsimBackward(
+            launch, B, height, width, ctx.crop, 0, a.data_ptr(), b.data_ptr(), _pointer(weights), ctx.saved.tensor.data_ptr(),
+            ctx.saved.tensor.numel(), v_l1.data_ptr(), v_ssim.data_ptr(), v_a.data_ptr(), scratch.data_ptr(), scratch.numel(),
+        )  # fmt: skip
+        library.check(ctx.lib, ctx.lib.av_ssim_backward(args), "ssim backward")
+        _workspaces.give(scratch)
+        return v_a, None, None, None, None
+
+
+def l1_and_ssim(lib, a, b, weights, crop):
+    """l1 [B], ssim [B]."""
+    return _SsimFunction.apply(a, b, weights, lib, crop)
+
+
+def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None) -> None:
+    """One step of every tensor in `moving`."""
+    tensors = (abi.AvAdamTensor * len(moving))()
+    alive = []  # temporaries that the call reads
+    for slot, (name, param) in zip(tensors, moving.items(), strict=True):
+        assert param.grad is not None
+        grad = param.grad if rows is None else param.grad[rows]
+        grad = grad.contiguous()
+        alive.append(grad)
+        slot.param, slot.grad = param.data_ptr(), grad.data_ptr()
+        slot.m, slot.v = optimizer.m[name].data_ptr(), optimizer.v[name].data_ptr()
+        slot.rows = param.shape[0] if param.dim() else 1
+        slot.columns = param.numel() // slot.rows if slot.rows else 1
+        slot.lr = optimizer.lrs[name]
+        slot.head_columns, slot.lr_tail = slot.columns, slot.lr
+        if name in optimizer.tails:
+            slot.head_columns, slot.lr_tail = optimizer.heads[name], optimizer.tails[name]
+        if rows is not None:
+            slot.row_ids, slot.row_count = rows.data_ptr(), len(rows)
+    device = next(iter(moving.values())).device
+    beta1, beta2 = optimizer.betas
+    args = abi.AvAdam(_launch(device), tensors, len(moving), beta1, beta2, optimizer.eps, optimizer.step_count, None)
+    library.check(lib, lib.av_adam(args), "adam")
+
+
+def rasterize_mesh(lib, vertices, faces, Ks, width, height, near, cull_back):
+    """face_ids [C,H,W] int32, barycentrics [C,H,W,3], depth [C,H,W]."""
+    vertices, faces, Ks = _contiguous((vertices, faces, Ks))
+    C, V, _ = vertices.shape
+    face_ids = torch.empty(C, height, width, dtype=torch.int32, device=vertices.device)
+    barycentrics, depth = vertices.new_empty(C, height, width, 3), vertices.new_empty(C, height, width)
+    scratch = _workspaces.take(lib.av_mesh_scratch(C, V, len(faces), width, height), vertices.device)
+    args = abi.AvMesh(
+        _launch(vertices.device), C, V, len(faces), width, height, near, int(cull_back), vertices.data_ptr(), faces.data_ptr(),
+        Ks.data_ptr(), face_ids.data_ptr(), barycentrics.data_ptr(), depth.data_ptr(), scratch.data_ptr(), scratch.numel(),
+    )  # fmt: skip
+    library.check(lib, lib.av_mesh_rasterize(args), "rasterize_mesh")
+    _workspaces.give(scratch)
+    return face_ids, barycentrics, depth

@@ -61,6 +61,26 @@ const char* bad_workspace(const AvScene& scene, int64_t capacity, int64_t saved,
     return saved < need_saved || scratch < need_scratch ? "a workspace is smaller than av_splat_sizes says" : nullptr;
 }
 
+// Every index in [0, limit).
+bool bad_indices(const int64_t* indices, int64_t count, int64_t limit) {
+    bool bad = false;
+    for (int64_t i = 0; i < count; ++i) bad |= (uint64_t)indices[i] >= (uint64_t)limit;
+    return bad;
+}
+
+const char* bad_bind(const AvBind& in) {
+    if (in.V < 0 || in.F < 0 || in.N < 0) return "V, F and N must not be negative";
+    if (bad_indices(in.faces, 3 * in.F, in.V)) return "faces must index the vertices";
+    if (bad_indices(in.face_ids, in.N, in.F)) return "face_ids must index the faces";
+    return nullptr;
+}
+
+const char* bad_ssim(int64_t B, int32_t height, int32_t width, int32_t crop) {
+    if (B < 0 || bad_image(width, height)) return "width and height must be 1..32767";
+    if (crop < 0 || 2 * crop >= width || 2 * crop >= height) return "the crop leaves no pixels";
+    return nullptr;
+}
+
 AvScene image_scene(int64_t N, int64_t C, int32_t width, int32_t height) {
     AvScene s;
     memset(&s, 0, sizeof s);
@@ -141,6 +161,60 @@ int32_t av_rasterize_backward(const AvRasterizeBackward* args) {
     AV_REFUSE_IF(bad_scene(scene));
     AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->saved_bytes, args->scratch_bytes));
     return kernels().rasterize_backward(args);
+}
+
+int32_t av_bind_forward(const AvBind* args) {
+    AV_REFUSE_IF(bad_bind(*args));
+    if (args->scratch_bytes < av_bind_scratch(args->V, args->F, args->N)) return refuse("scratch is too small");
+    return kernels().bind_forward(args);
+}
+
+int32_t av_bind_backward(const AvBindBackward* args) {
+    const AvBind& in = args->forward;
+    AV_REFUSE_IF(bad_bind(in));
+    if (args->scratch_bytes < av_bind_scratch(in.V, in.F, in.N)) return refuse("scratch is too small");
+    return kernels().bind_backward(args);
+}
+
+int64_t av_bind_scratch(int64_t V, int64_t F, int64_t N) { return kernels().bind_scratch(V, F, N); }
+
+int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t threads, int64_t* saved, int64_t* scratch) {
+    return kernels().ssim_sizes(B, height, width, threads, saved, scratch);
+}
+
+int32_t av_ssim_forward(const AvSsim* args) {
+    AV_REFUSE_IF(bad_ssim(args->B, args->height, args->width, args->crop));
+    int64_t saved = 0, scratch = 0;
+    kernels().ssim_sizes(args->B, args->height, args->width, args->launch.threads, &saved, &scratch);
+    if (args->scratch_bytes < scratch || (args->saved && args->saved_bytes < saved)) return refuse("a workspace is too small");
+    return kernels().ssim_forward(args);
+}
+
+int32_t av_ssim_backward(const AvSsimBackward* args) {
+    AV_REFUSE_IF(bad_ssim(args->B, args->height, args->width, args->crop));
+    return kernels().ssim_backward(args);
+}
+
+int32_t av_adam(const AvAdam* args) {
+    for (int64_t i = 0; i < args->count; ++i) {
+        const AvAdamTensor& t = args->tensors[i];
+        if (t.columns > 256 && t.head_columns < t.columns) return refuse("two learning rates need at most 256 columns");
+        if (t.row_ids && bad_indices(t.row_ids, t.row_count, t.rows)) return refuse("row_ids must index the rows");
+    }
+    return kernels().adam(args);
+}
+
+int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {
+    return kernels().mesh_scratch(C, V, F, width, height);
+}
+
+int32_t av_mesh_rasterize(const AvMesh* args) {
+    if (bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
+    if (!(args->near_plane > 0.0f)) return refuse("the near plane must be in front of the camera");
+    if (bad_indices(args->faces, 3 * args->F, args->V)) return refuse("faces must index the vertices");
+    if (args->scratch_bytes < av_mesh_scratch(args->C, args->V, args->F, args->width, args->height))
+        return refuse("scratch is too small");
+    return kernels().mesh_rasterize(args);
 }
 
 }  // extern "C"

@@ -2,7 +2,11 @@
 // standard library templates here: the linker could take a copy compiled for a newer machine into the base path.
 #include "kernels.h"
 
+#include "adam_ops.h"
+#include "bind_ops.h"
+#include "mesh_ops.h"
 #include "splat_ops.h"
+#include "ssim_ops.h"
 
 #define AV_JOIN2(a, b) a##b
 #define AV_JOIN(a, b) AV_JOIN2(a, b)
@@ -20,6 +24,15 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::project_backward,
     AV_NS::rasterize_forward,
     AV_NS::rasterize_backward,
+    AV_NS::bind_forward,
+    AV_NS::bind_backward,
+    AV_NS::bind_scratch,
+    AV_NS::ssim_forward,
+    AV_NS::ssim_backward,
+    AV_NS::ssim_sizes,
+    AV_NS::adam_step,
+    AV_NS::mesh_rasterize,
+    AV_NS::mesh_scratch,
 };
 
 }  // namespace av

@@ -13,6 +13,15 @@ struct Kernels {
     decltype(&::av_project_backward) project_backward;
     decltype(&::av_rasterize_forward) rasterize_forward;
     decltype(&::av_rasterize_backward) rasterize_backward;
+    decltype(&::av_bind_forward) bind_forward;
+    decltype(&::av_bind_backward) bind_backward;
+    decltype(&::av_bind_scratch) bind_scratch;
+    decltype(&::av_ssim_forward) ssim_forward;
+    decltype(&::av_ssim_backward) ssim_backward;
+    decltype(&::av_ssim_sizes) ssim_sizes;
+    decltype(&::av_adam) adam;
+    decltype(&::av_mesh_rasterize) mesh_rasterize;
+    decltype(&::av_mesh_scratch) mesh_scratch;
 };
 
 extern const Kernels kernels_base, kernels_avx2, kernels_avx512;

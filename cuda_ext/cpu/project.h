@@ -28,7 +28,7 @@ AV_INLINE M16 all_finite(const F16* rows) {
 }
 
 // Reads Gaussians [n, n + count) and applies the activations; lanes beyond `count` repeat the first.
-AV_INLINE Params load_params(const AvScene& scene, int64_t n, int count) {
+AV_OUTLINE Params load_params(const AvScene& scene, int64_t n, int count) {
     Params p;
     load_rows<3>(scene.means + 3 * n, count, p.mean);
     load_rows<4>(scene.quats + 4 * n, count, p.quat);
@@ -45,7 +45,7 @@ AV_INLINE Params load_params(const AvScene& scene, int64_t n, int count) {
 }
 
 template <int K>
-AV_INLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& out) {
+AV_OUTLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& out) {
     F16 Y[16], sh[3 * K];
     sh_basis(scene.sh_degree, out.direction[0], out.direction[1], out.direction[2], Y);
     load_rows<3 * K>(scene.sh + 3 * K * n, count, sh);
@@ -57,7 +57,7 @@ AV_INLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& ou
     for (int i = 0; i < 3; ++i) out.color[i] = max_(out.color[i], F16(0.0f));
 }
 
-AV_INLINE Lanes project_lanes(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count) {
+AV_OUTLINE Lanes project_lanes(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count) {
     Lanes out;
     const bool antialiased = scene.flags & AV_ANTIALIASED;
     project_shape(cam, p.mean, p.quat, p.scale, antialiased, out.shape);
@@ -168,7 +168,7 @@ AV_INLINE void clear(ParamsGradient& g, int sh_values) {
 }
 
 template <int K>
-AV_INLINE void color_backward(const AvScene& scene, int64_t n, int count, M16 visible, const F16* direction, F16 inv_distance,
+AV_OUTLINE void color_backward(const AvScene& scene, int64_t n, int count, M16 visible, const F16* direction, F16 inv_distance,
                               const F16* v_color_in, ParamsGradient& out) {
     F16 Y[16], v_Y[16], sh[3 * K], v_color[3], v_d[3] = {F16(0.0f), F16(0.0f), F16(0.0f)};
     const int bases = (scene.sh_degree + 1) * (scene.sh_degree + 1);
@@ -190,7 +190,7 @@ AV_INLINE void color_backward(const AvScene& scene, int64_t n, int count, M16 vi
 }
 
 // Adds the gradient of one camera; `visible` lanes only.
-AV_INLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count, M16 visible,
+AV_OUTLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count, M16 visible,
                               const LanesGradient& g, ParamsGradient& out) {
     Shape<F16> s;
     const bool antialiased = scene.flags & AV_ANTIALIASED;
@@ -213,7 +213,7 @@ AV_INLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Par
 }
 
 // Undoes the activations and writes sixteen Gaussians' gradients.
-AV_INLINE void store_gradient(const AvScene& scene, const Params& p, ParamsGradient& g, int64_t n, int count, float* v_means,
+AV_OUTLINE void store_gradient(const AvScene& scene, const Params& p, ParamsGradient& g, int64_t n, int count, float* v_means,
                               float* v_quats, float* v_scales, float* v_opacities, float* v_sh) {
     F16 v_opacity = g.log_opacity / p.opacity;  // ∂ln(o)/∂o
     if (scene.flags & AV_LOGIT_OPACITIES) v_opacity = g.log_opacity * (F16(1.0f) - p.opacity);

@@ -13,6 +13,7 @@ namespace av {
 inline namespace AV_NS {
 
 #define AV_INLINE inline __attribute__((always_inline))
+#define AV_OUTLINE static __attribute__((noinline))  // large and called once per sixteen items
 
 #if AV_ISA >= 512
 
@@ -91,7 +92,7 @@ struct F16 {
         for (int i = 0; i < REGISTERS; ++i) r[i] = NativeF{} + s;
     }
 };
-#define AV_EACH for (int i = 0; i < REGISTERS; ++i)
+#define AV_EACH _Pragma("GCC unroll 4") for (int i = 0; i < REGISTERS; ++i)
 #define AV_BINARY(op)                          \
     AV_INLINE F16 operator op(F16 a, F16 b) {  \
         F16 c;                                 \
@@ -293,7 +294,7 @@ AV_INLINE void transpose(F16* r) {
     }
 }
 #else
-AV_INLINE void transpose(F16* r) {
+AV_OUTLINE void transpose(F16* r) {
     float a[16][16], b[16][16];
     for (int i = 0; i < 16; ++i) store(a[i], r[i]);
     for (int i = 0; i < 16; ++i)

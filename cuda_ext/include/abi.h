@@ -183,6 +183,8 @@ typedef struct AvBind {
     float* means;              // [N, 3]
     float* quats;              // [N, 4]
     float* scales;             // [N, 3]
+    void* scratch;             // forward only: av_bind_scratch(V, F, N) bytes
+    int64_t scratch_bytes;
 } AvBind;
 
 typedef struct AvBindBackward {
