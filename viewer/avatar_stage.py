@@ -57,6 +57,7 @@ class AvatarStage:
         self._rest = rest_pose(avatar)
         self._track = _Track(line.codes) if line.frame_count else None
         self._posed: OrderedDict[tuple[int, float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
+        self._range = torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).cpu().numpy() if line.frame_count else None
         self.place = self._find_place()
         self.figures: Mapping[str, str] = self._figures()
 
@@ -70,10 +71,7 @@ class AvatarStage:
 
     def trained_range(self) -> np.ndarray | None:
         """See `viewer.stage.Stage`."""
-        if not self.avatar.timeline.frame_count:
-            return None
-        expression = self.avatar.timeline.codes.expression  # what was trained on, not what was loaded later
-        return torch.stack([expression.amin(0), expression.amax(0)], 1).cpu().numpy()
+        return self._range
 
     def view(self, camera: str, aspect: float) -> tuple[tuple[float, ...], float]:
         """See `viewer.stage.Stage`."""

@@ -56,6 +56,7 @@ def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
             "loop": transport.loop,
             "bounds": list(transport.bounds),
             "held": len(session.desk.held),
+            "beyond": session.beyond(),
             "error": session.error,
             "pictures": round(session.fps, 1) if transport.playing else 0,
             "scale": session.governor.scale if transport.playing else 1,

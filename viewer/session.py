@@ -24,6 +24,7 @@ from viewer.transport import Transport
 
 STILL_SECONDS = 0.22  # without a change for this long, the exact picture follows
 MOST_FPS = 30.0
+MARGIN = 0.05  # beyond the recordings by this much is still familiar
 MOST_PIXELS = 1_600_000
 FLICKER_SECONDS = 0.5
 ARRIVED = 2e-3  # largest difference of view matrices that are the same to the eye
@@ -208,6 +209,15 @@ class Session:
             for name, value in self.desk.held.items():
                 weights[self.desk.names.index(name)] = value
             return weights
+
+    def beyond(self) -> list[str]:
+        """Held expressions that lie outside of what the recordings contain: there the avatar guesses."""
+        ranges = self.stage.trained_range()
+        if ranges is None:
+            return []
+        with self.lock:
+            limits = dict(zip(self.desk.names, ranges, strict=True))
+            return [n for n, w in self.desk.held.items() if not limits[n][0] - MARGIN <= w <= limits[n][1] + MARGIN]
 
     # What the loop asks ------------------------------------------------------------------------------------------
 

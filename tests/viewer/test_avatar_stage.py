@@ -9,30 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from avatars.avatar import Avatar, Timeline
-from avatars.deform import DeformSettings
 from avatars.errors import AvatarError
-from avatars.gaussians import sample_surface, with_colors
+from avatars.gaussians import with_colors
 from viewer.avatar_stage import AvatarStage, open_stage
 from viewer.cameras import orbit
 from viewer.session import Session
 from viewer.stage import LAYERS, Controls, Request
 
 
-@pytest.fixture(scope="module")
-def stage(tiny_tracked) -> AvatarStage:
-    """The toy person as an avatar that is exact by construction."""
-    from avatars.head import load_head
-
-    tracked = tiny_tracked
-    head = load_head(tracked.folder / "head.npz")
-    shaped = head.shape(tracked.identity)
-    canonical = sample_surface(head, head.vertices(shaped, head.neutral())[0], 900, torch.Generator().manual_seed(0), {}, degree=0)
-    where = shaped.vertices[head.faces[canonical.face_ids]].mean(1)
-    canonical = with_colors(canonical, 0.5 + 0.4 * torch.sin(where * torch.tensor([60.0, 45.0, 80.0])))
-    canonical = replace(canonical, logit_opacities=torch.full((len(canonical),), 3.0))
-    line = Timeline(tracked.codes, tracked.segments, tracked.fps, tracked.cameras, str(tracked.folder), ("b",), ("TWO",))
-    return AvatarStage(Avatar(head, tracked.identity, canonical, "binding", DeformSettings(), {}, {}, line), tracked, name="toy")
+@pytest.fixture
+def stage(toy_stage) -> AvatarStage:
+    return toy_stage
 
 
 def front(stage: AvatarStage, **changes) -> Request:
@@ -145,9 +132,8 @@ def test_without_a_tracked_folder_there_is_no_truth(stage: AvatarStage) -> None:
     assert "Truth" in alone.figures
 
 
-def test_a_folder_opens_with_its_capture(stage: AvatarStage, tmp_path) -> None:
-    stage.avatar.save(tmp_path / "person" / "avatar")
-    opened = open_stage(tmp_path / "person" / "avatar")
+def test_a_folder_opens_with_its_capture(stage: AvatarStage, stage_folder, tmp_path) -> None:
+    opened = open_stage(stage_folder)
     assert opened.name == "person" and opened.references == ("Truth",)
     assert np.abs(opened.render(front(stage)).astype(int) - stage.render(front(stage))).max() <= 1
     with pytest.raises(AvatarError):

@@ -338,6 +338,15 @@ def test_another_avatar_is_compared_from_anywhere() -> None:
         session.set_against("Nobody")
 
 
+def test_what_the_recordings_do_not_contain_is_named() -> None:
+    session, _, _ = make_session()
+    session.desk.set("jawOpen", 0.8)
+    assert session.beyond() == []
+    session.desk.set("jawOpen", 0.95)
+    session.desk.set("mouthFunnel", -0.2)
+    assert session.beyond() == ["jawOpen", "mouthFunnel"] and describe(session, None)["beyond"] == ["jawOpen", "mouthFunnel"]
+
+
 def test_nonsense_from_the_browser_changes_nothing() -> None:
     session, clock, _ = make_session()
     before = session.full_request()

@@ -107,7 +107,10 @@
     against.style.display = (state.references || []).length > 1 ? "" : "none";
     options(against, (state.references || []).map((r) => [r, r]), state.against);
     [...modes.children].forEach((b, i) => b.setAttribute("aria-checked", String(state.modes[i] === state.mode)));
-    seen.textContent = state.camera ? `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}` : "";
+    const beyond = state.beyond || [];
+    seen.replaceChildren();
+    if (state.camera) seen.append(make("span", {}, `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}`));
+    if (beyond.length) seen.append(make("span", { class: "warn", title: beyond.join(", ") }, `${beyond.slice(0, 2).join(", ")}${beyond.length > 2 ? ` and ${beyond.length - 2} more` : ""} beyond the recordings`));
     rate.textContent = state.playing && state.pictures ? `${Math.round(state.pictures)} pictures/s${state.scale < 1 ? ` · ${Math.round(state.scale * 100)} %` : ""}` : "";
     psnr.replaceChildren();
     if (state.psnr != null) psnr.append("PSNR ", make("b", {}, state.psnr.toFixed(1)), " dB");
