@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("cuda_ext", "avatars", "capture", "viewer")  # each may import itself and what stands before it
 FRONT_DOOR = ("avatars/__main__.py", "avatars/commands/")  # may import from every room, lazily
 WRAPPED = {  # package → the only files that may import it
-    "gsplat": ("avatars/render/gsplat.py",),
+    "gsplat": ("avatars/render/gsplat.py", "cuda_ext/bench_cuda.py"),  # the backend; the peer in the benchmark
     "nerfacc": ("avatars/render/volume.py",),
     "tinycudann": ("avatars/hash_grid.py",),
     "mediapipe": ("capture/landmarks.py", "capture/matte.py", "avatars/head/correspond.py"),
