@@ -408,7 +408,8 @@ def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None) -
             slot.row_ids, slot.row_count = rows.data_ptr(), len(rows)
     device = next(iter(moving.values())).device
     beta1, beta2 = optimizer.betas
-    args = abi.AvAdam(_launch(device), tensors, len(moving), beta1, beta2, optimizer.eps, optimizer.step_count, None)
+    step = optimizer.device_step
+    args = abi.AvAdam(_launch(device), tensors, len(moving), beta1, beta2, optimizer.eps, optimizer.step_count, _pointer(step))
     library.check(lib, lib.av_adam(args), "adam")
 
 

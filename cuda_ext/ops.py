@@ -324,7 +324,8 @@ class Adam:
 
     `lrs` are attributes to change freely between steps; `tails` (name → learning rate) gives the columns of a tensor after its
     first `heads[name]` (counted in the flattened trailing dimensions) another rate, e.g. SH above degree 0. `state` tensors are
-    plain and can be indexed, concatenated and saved: see `rows`.
+    plain and can be indexed, concatenated and saved: see `rows`. With `capturable` (CUDA) the steps are counted on the device, so that
+    a captured graph corrects the moments of each replay by the right step; learning rates are then those of the capture.
     """
 
     def __init__(
@@ -336,6 +337,7 @@ class Adam:
         tails: dict[str, float] | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-15,
+        capturable: bool = False,
     ) -> None:
         if unknown := (set(params) ^ set(lrs)) | (set(tails or {}) ^ set(heads or {})):
             raise ValueError(f"Adam: params and lrs, heads and tails must name the same tensors; odd: {sorted(unknown)}")
@@ -345,6 +347,12 @@ class Adam:
         self.params = dict(params)
         self.lrs, self.heads, self.tails = dict(lrs), dict(heads or {}), dict(tails or {})
         self.betas, self.eps, self.step_count = betas, eps, 0
+        self.device_step: Tensor | None = None
+        if capturable:
+            device = next(iter(params.values())).device
+            if device.type != "cuda":
+                raise ValueError(f"Adam: capturable needs CUDA tensors, got {device}")
+            self.device_step = torch.zeros((), device=device)
         self.m = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
         self.v = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
 
@@ -352,6 +360,8 @@ class Adam:
     def step(self, rows: Tensor | None = None) -> None:
         """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor."""
         self.step_count += 1
+        if self.device_step is not None:
+            self.device_step += 1
         moving = {k: p for k, p in self.params.items() if p.grad is not None}
         library = native.pick("av_adam", *moving.values()) if moving else None
         if library is not None:
@@ -379,7 +389,8 @@ class Adam:
     def state_dict(self) -> dict[str, Tensor]:
         """The moments and the step count as plain tensors."""
         state = {f"m.{k}": t for k, t in self.m.items()} | {f"v.{k}": t for k, t in self.v.items()}
-        return state | {"step": torch.tensor(self.step_count)}
+        steps = self.step_count if self.device_step is None else int(self.device_step)  # replays do not pass through here
+        return state | {"step": torch.tensor(steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the moments and the step count of `state_dict`."""
@@ -387,6 +398,8 @@ class Adam:
             m, v = state[f"m.{name}"], state[f"v.{name}"]
             self.replace(name, param, m.to(param).clone(), v.to(param).clone())
         self.step_count = int(state["step"])
+        if self.device_step is not None:
+            self.device_step.fill_(self.step_count)
 
     def _rates(self, name: str, param: Tensor) -> Tensor | float:
         if name not in self.tails:
