@@ -26,6 +26,10 @@ LIP_PAIRS = ((13, 14), (82, 87), (312, 317), (81, 178), (311, 402), (80, 88), (3
 """Inner edges of the upper and the lower lip."""
 
 
+IRISES = 468
+"""The detector's first point on an iris."""
+
+
 @dataclass(frozen=True)
 class LandmarkRig:
     """P landmarks on a head."""
@@ -61,6 +65,7 @@ def landmark_rig(head: HeadModel) -> LandmarkRig:
     keep = marks.valid[: len(names)].nonzero()[:, 0]
     ids = names[keep]
     reliability = torch.where(torch.isin(ids, torch.tensor(FACE_OVAL)), 0.1, 1.0)
+    reliability[ids >= IRISES] = 4.0  # ten points alone decide where the eyes look
     position = {int(i): n for n, i in enumerate(ids)}
     pairs = [(position[a], position[b]) for a, b in LID_PAIRS + LIP_PAIRS if a in position and b in position]
     face_ids, barycentrics = marks.face_ids[keep], marks.barycentrics[keep]
@@ -81,9 +86,11 @@ class Observations:
     cameras: Cameras  # C
     rays: Tensor  # [T, C, P, 2] (`energies.rays`), anything finite where nothing was seen
     weights: Tensor  # [T, C, P] 0–1
+    gaps: Tensor | None = None  # [T, C, Q, 2] first minus second ray of each pair, where it is better known than from `rays`
 
     def __getitem__(self, frames: Tensor) -> Observations:
-        return replace(self, rays=self.rays[frames], weights=self.weights[frames])
+        gaps = None if self.gaps is None else self.gaps[frames]
+        return replace(self, rays=self.rays[frames], weights=self.weights[frames], gaps=gaps)
 
 
 def facing(rig: LandmarkRig, shaped: ShapedHead, pose: HeadPose, cameras: Cameras) -> Tensor:
@@ -111,11 +118,49 @@ def landmark_term(rig: LandmarkRig, observations: Observations, weights: Tensor,
         if len(rig.pairs) and pair_sigma_mm > 0:
             first, second = rig.pairs.unbind(1)
             both = torch.minimum(w[:, :, first], w[:, :, second])
+            if observations.gaps is not None:  # the pair's middle as seen, its ends as far apart as the gap says
+                middle, half = (seen[:, :, first] + seen[:, :, second]) / 2, observations.gaps[frames] / 2
+                seen = seen.clone()
+                seen[:, :, first], seen[:, :, second] = middle + half, middle - half
             gaps, _ = differences(lin.positions, rig.pairs, cameras, seen, both, robust_mm)
             total = total + pull_back(gaps, lin.jacobian[:, first] - lin.jacobian[:, second]).scaled(pair_sigma_mm**-2)
         return total
 
     return Term(rig.points, rig.on_points, energy)
+
+
+def without_bias(rig: LandmarkRig, identity: Identity, pose: HeadPose, reference: int, observations: Observations) -> Observations:
+    """Observations less what they miss the settled mesh by in the reference frame: there, the difference is one of meaning.
+
+    Gaps between lids are rescaled instead, such that the reference is as open as the mesh and the most closed moment is
+    closed, when the detector's gap falls below half: it never reports quite closed eyes.
+    """
+    at = torch.tensor([reference])
+    one = observations[at]
+    weights = seen_weights(rig, identity, pose[reference], one)
+    bias = residuals(rig, identity, pose[reference], one, weights)[0]  # [C, P, 2]
+    known = torch.isfinite(bias).all(-1)
+    bias = torch.nan_to_num(bias)
+    first, second = rig.pairs.unbind(1)
+    raw = observations.rays[:, :, first] - observations.rays[:, :, second]  # [T, C, Q, 2]
+    change = bias[:, first] - bias[:, second]
+    gaps = raw + change
+    lids = (rig.ids[first, None] == torch.tensor([p[0] for p in LID_PAIRS])).any(1)
+    if lids.any():
+        length = raw.norm(dim=-1)
+        openness = length / length[reference].clamp_min(1e-6)  # [T, C, Q], 1 in the reference
+        both = (observations.weights[:, :, first] * observations.weights[:, :, second] > 0) & (known[:, first] & known[:, second])
+        for eye in ("right", "left"):
+            names = torch.tensor([p[0] for p in (LID_PAIRS[:5] if eye == "right" else LID_PAIRS[5:])])
+            of_eye = (rig.ids[first, None] == names).any(1)
+            values = torch.where(both[..., of_eye], openness[..., of_eye], torch.nan).flatten(1)
+            closed = float(torch.nan_to_num(values.nanmedian(1).values, nan=1.0).quantile(0.01))
+            if closed < 0.5:
+                scaled = ((openness - closed) / (1 - closed)).clamp_min(0)
+                wanted = (raw[reference] + change).norm(dim=-1) * scaled
+                direction = torch.nn.functional.normalize(raw, dim=-1)
+                gaps = torch.where(of_eye[:, None], direction * wanted[..., None], gaps)
+    return replace(observations, rays=observations.rays + bias, weights=observations.weights * known, gaps=gaps)
 
 
 def residuals(rig: LandmarkRig, identity: Identity, pose: HeadPose, observations: Observations, weights: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avatars.errors import CaptureError
+from avatars.errors import AvatarError, CaptureError
 from avatars.files import atomic_path, content_hash
 from avatars.head import HeadModel, load_head, save_head
 from avatars.progress import Progress, silent
-from avatars.sequence import Segment, TrackedSequence, save_tracked
+from avatars.sequence import Segment, TrackedSequence, load_tracked, save_tracked
 from avatars.types import Cameras, HeadPose, Identity
 from capture.formats import Capture, open_capture
 from capture.frames import FrameStore, prepare_frames
@@ -79,6 +79,9 @@ def track(
     if config.motion.rounds:
         still = fit
         fit = stage("motion", [asdict(config.motion)], lambda: replace(still, pose=refine_motion(head, still, footage, config, progress, capture.fps)))
+    finished = _finished(out, key, progress)
+    if finished is not None:
+        return finished
     return _finish(capture, out, head, head_given, config, footage, fit, times | {"total": round(time.monotonic() - started, 1)}, key)
 
 
@@ -173,6 +176,18 @@ def _finish(capture, out: Path, head: HeadModel, head_given: bool, config: Track
         np.savez(temporary, pixels=residual_px)
     write_sheet(tracked, head, out / "sheet.jpg")
     save_tracked(tracked)
+    return tracked
+
+
+def _finished(out: Path, key: str, progress: Progress) -> TrackedSequence | None:
+    """The result of an earlier run from the same inputs."""
+    try:
+        tracked = load_tracked(out)
+    except AvatarError:
+        return None
+    if tracked.provenance.get("hash") != key or not (out / "sheet.jpg").exists():
+        return None
+    progress("tracked", 1, 1, None)
     return tracked
 
 

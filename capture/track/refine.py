@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +17,10 @@ from capture.track import single
 from capture.track.config import LandmarkStage, TrackConfig
 from capture.track.energies import Quadratic, Quadratic3, pull_back, rays, reprojection
 from capture.track.fit import Term, fit_identity, fit_poses
-from capture.track.marks import LandmarkRig, Observations, landmark_rig, landmark_term, residuals, seen_weights
+from capture.track.marks import LandmarkRig, Observations, landmark_rig, landmark_term, seen_weights, without_bias
 from capture.track.motion import Correspondences, correspond, followed_vertices
 from capture.track.parts import carry_parts
-from capture.track.points import Linearised, linearise, vertex_head
+from capture.track.points import Linearised, vertex_head
 from capture.track.priors import smoothness
 from capture.track.reference import calmest_frame
 from capture.track.shape import SurfaceEvidence, bend_to, surface_evidence
@@ -176,7 +173,7 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
     for i in range(stage.rounds):
         progress("measuring the neutral surface", i, stage.rounds, None)
         vertices = head.vertices(identity, pose)[0]
-        evidence = surface_evidence(vertices, head.faces, skin, cameras, pictures)
+        evidence = surface_evidence(vertices, head.faces, skin, cameras, pictures, config.workers)
         if i == 0:
             for _ in range(3):
                 identity = _identity_to_surface(head, identity, pose, vertices, evidence, skin, config)
@@ -222,7 +219,8 @@ def refine_motion(head: HeadModel, fit: Fit, footage: Footage, config: TrackConf
     stage, pose, T = config.motion, fit.pose, len(fit.pose)
     calibrated = len(fit.cameras) > 1
     rig = landmark_rig(head)
-    observations = without_bias(rig, fit, observe(rig, footage, fit.cameras, config))
+    seen_marks = observe(rig, footage, fit.cameras, config)
+    observations = without_bias(rig, fit.identity, pose, fit.reference, seen_marks)
     shape = head.vertices(fit.identity, head.neutral())[0]
     ids = followed_vertices(head, shape, stage.points)
     neutral = torch.arange(T) == fit.reference
@@ -262,15 +260,6 @@ def flow_term(head: HeadModel, seen: Correspondences, cameras: Cameras, sigma_mm
     return Term(vertex_head(head, ids), lambda i: i if i.offsets is None else replace(i, offsets=i.offsets[ids]), energy)
 
 
-def without_bias(rig: LandmarkRig, fit: Fit, observations: Observations) -> Observations:
-    """Observations less what they miss the settled mesh by in the reference frame: there, the difference is one of meaning."""
-    one = observations[torch.tensor([fit.reference])]
-    weights = seen_weights(rig, fit.identity, fit.pose[fit.reference], one)
-    bias = residuals(rig, fit.identity, fit.pose[fit.reference], one, weights)  # [1, C, P, 2]
-    known = torch.isfinite(bias).all(-1)
-    return replace(observations, rays=observations.rays + torch.nan_to_num(bias), weights=observations.weights * known)
-
-
 def _spread(cameras: Cameras, chosen: list[int], count: int) -> list[int]:
     """Some of the cameras, far apart from one another, the frontal one first."""
     if len(chosen) <= count:
@@ -281,6 +270,3 @@ def _spread(cameras: Cameras, chosen: list[int], count: int) -> list[int]:
         picked.append(int((view @ view[picked].T).amax(1).argmin()))
     return sorted(chosen[i] for i in picked)
 
-
-__all__ = ["first_fit", "refine_motion", "refine_shape"]
-_ = (math, np, linearise, Callable)

@@ -10,11 +10,12 @@ little (squared Laplacian, Sorkine et al. 2004) are added to the identity.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, csr_matrix, diags, vstack
+from scipy.sparse import bmat, coo_matrix, csr_matrix, diags, identity
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
@@ -43,19 +44,20 @@ def neighbours(cameras: Cameras, center: Tensor, count: int = 5, least: float = 
     return result
 
 
-def surface_evidence(vertices: Tensor, faces: Tensor, skin: Tensor, cameras: Cameras, pictures: Sequence[np.ndarray]) -> SurfaceEvidence:
+def surface_evidence(
+    vertices: Tensor, faces: Tensor, skin: Tensor, cameras: Cameras, pictures: Sequence[np.ndarray], workers: int = 2
+) -> SurfaceEvidence:
     """Measure with evened-out greyscale pictures of one moment.
 
     vertices [V, 3] of the current mesh; faces [F, 3] all triangles (they occlude); skin [S] the vertices to measure.
     """
     seen = see_mesh(vertices, faces, cameras)
-    triangles, flow = faces.numpy(), Flow()
+    triangles = faces.numpy()
     normals = vertex_normals(vertices, faces)
     Ks, views = cameras.Ks.numpy(), cameras.viewmats.numpy()
-    estimates, weights = [], []
-    for anchor, others in enumerate(neighbours(cameras, vertices[skin].mean(0))):
-        if not others:
-            continue
+
+    def from_anchor(anchor: int, others: list[int]) -> tuple[Tensor, Tensor]:
+        flow = Flow()
         pixels, confidence = [seen[anchor].pixels[skin]], [seen[anchor].visible[skin]]
         for other in others:
             warped, valid = warp(pictures[anchor], seen[anchor], Ks[anchor], views[anchor], seen[other], triangles)
@@ -72,11 +74,14 @@ def surface_evidence(vertices: Tensor, faces: Tensor, skin: Tensor, cameras: Cam
         # What one camera says along its line of sight counts by how well the others pin it down.
         view = torch.nn.functional.normalize(some.centers[0] - vertices[skin], dim=-1)
         along = (information @ view[..., None])[..., 0].mul(view).sum(-1)
-        estimates.append((delta * normals[skin]).sum(-1))
-        weights.append((along * 4).clamp(0, 1) * (weight[0, 1:].sum(0) > 0.5))
+        return (delta * normals[skin]).sum(-1), (along * 4).clamp(0, 1) * (weight[0, 1:].sum(0) > 0.5)
+
+    jobs = [(a, others) for a, others in enumerate(neighbours(cameras, vertices[skin].mean(0))) if others]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        estimates = list(pool.map(lambda job: from_anchor(*job), jobs))
     if not estimates:
         raise ValueError(f"surface_evidence: none of the {len(cameras)} cameras has a neighbour within 50°")
-    values, w = torch.stack(estimates), torch.stack(weights)
+    values, w = (torch.stack(part) for part in zip(*estimates, strict=True))
     middle = _weighted_median(values, w)
     agree = (w / (1 + ((values - middle) / 1e-3) ** 2)).sum(0)
     displacement, weight = torch.zeros(len(vertices)), torch.zeros(len(vertices))
@@ -118,24 +123,15 @@ def bend_to(evidence: SurfaceEvidence, faces: Tensor, vertices: Tensor, stiffnes
     w = evidence.weight.double().numpy()
     bend = diags(stiffness.double().numpy()) @ L
     bend = (bend.T @ bend).tocsr()
-    # point-to-plane rows couple the three coordinates of a vertex: order unknowns as x, y, z blocks
-    blocks = []
-    for i in range(3):
-        blocks.append([diags(w * n[:, i] * n[:, j]) for j in range(3)])
-    rows = [csr_matrix(_hstack([blocks[i][j] + (bend + 1e-4 * diags(np.ones(V)) if i == j else 0 * diags(np.ones(V))) for j in range(3)])) for i in range(3)]
-    M = vstack(rows).tocsc()
+    # Unknowns in x, y, z blocks. A displacement along the normal is to be d; one along the surface costs a little, so that
+    # vertices move along their normals where nothing else decides.
+    outer = n[:, :, None] * n[:, None, :]
+    data = w[:, None, None] * (outer + 0.05 * (np.eye(3) - outer))
+    rest = bend + 1e-4 * identity(V)
+    M = bmat([[diags(data[:, i, j]) + (rest if i == j else 0 * rest) for j in range(3)] for i in range(3)], format="csc")
     b = np.concatenate([w * d * n[:, i] for i in range(3)])
-    # A tangential displacement costs a little, so that vertices move along their normals where nothing else decides.
-    tangential = [[diags(0.05 * w * ((i == j) - n[:, i] * n[:, j])) for j in range(3)] for i in range(3)]
-    M = (M + vstack([csr_matrix(_hstack(r)) for r in tangential])).tocsc()
     solution = splu(M).solve(b).reshape(3, V).T
     return torch.from_numpy(solution).float()
-
-
-def _hstack(parts):
-    from scipy.sparse import hstack
-
-    return hstack(parts)
 
 
 def laplacian(faces: np.ndarray, count: int) -> csr_matrix:

@@ -1,7 +1,7 @@
 """Distances from points to a triangle mesh, on the CPU with numpy.
 
-Candidates are the triangles around the nearest vertices, then the distance to each of them is exact (Ericson, Real-Time
-Collision Detection 2005, 5.1.5), which is exact for meshes whose triangles are not much longer than their neighbours.
+Candidates are the triangles whose centres are nearest; the distance to each of them is exact (Ericson, Real-Time Collision
+Detection 2005, 5.1.5). That is exact for meshes whose neighbouring triangles are of similar size.
 """
 
 from __future__ import annotations
@@ -10,34 +10,20 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 
-def closest_points(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, neighbours: int = 6) -> tuple[np.ndarray, np.ndarray]:
+def closest_points(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, candidates: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """The nearest surface point of each of P points: its distance [P] and its triangle [P].
 
-    points [P, 3], vertices [V, 3], faces [F, 3]. Vertices that belong to no face are ignored.
+    points [P, 3], vertices [V, 3], faces [F, 3].
     """
-    used = np.unique(faces)
-    incident = _incident(faces, len(vertices))  # [V, M], -1 where there are fewer
-    nearest = cKDTree(vertices[used]).query(points, k=min(neighbours, len(used)))[1].reshape(len(points), -1)
-    best, face = np.full(len(points), np.inf), np.full(len(points), -1)
-    for column in range(nearest.shape[1]):
-        candidates = incident[used[nearest[:, column]]]  # [P, M]
-        for j in range(candidates.shape[1]):
-            ids = np.flatnonzero(candidates[:, j] >= 0)
-            triangle = vertices[faces[candidates[ids, j]]]  # [., 3, 3]
-            d = np.linalg.norm(points[ids] - _closest_on_triangle(points[ids], triangle), axis=-1)
-            better = d < best[ids]
-            best[ids[better]], face[ids[better]] = d[better], candidates[ids[better], j]
-    return best, face
-
-
-def _incident(faces: np.ndarray, count: int) -> np.ndarray:
-    flat = faces.reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    per_vertex = np.bincount(flat, minlength=count)
-    slot = np.arange(len(flat)) - np.repeat(np.cumsum(per_vertex) - per_vertex, per_vertex)
-    table = np.full((count, int(per_vertex.max())), -1)
-    table[flat[order], slot] = order // 3
-    return table
+    triangles = vertices[faces]  # [F, 3, 3]
+    k = min(candidates, len(faces))
+    ids = cKDTree(triangles.mean(1)).query(points, k=k)[1].reshape(len(points), k)
+    repeated = np.repeat(points, k, axis=0)
+    nearest = _closest_on_triangle(repeated, triangles[ids.reshape(-1)])
+    distance = np.linalg.norm(repeated - nearest, axis=-1).reshape(len(points), k)
+    best = distance.argmin(1)
+    rows = np.arange(len(points))
+    return distance[rows, best], ids[rows, best]
 
 
 def _closest_on_triangle(p: np.ndarray, triangle: np.ndarray) -> np.ndarray:
