@@ -1,7 +1,8 @@
 """Finds and opens the two shared libraries, once each, and keeps the reason when one cannot be used.
 
 `AVATARS_KERNELS=reference` never opens a library; `AVATARS_KERNELS=native` turns a missing one into an error. Otherwise a
-missing library is one warning that names its cause, and the operators fall back to plain torch.
+missing library is one warning that names its cause, and the operators fall back to plain torch. `AVATARS_LIBRARIES` names
+another folder to look in, e.g. one with a sanitized build.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from cuda_ext import abi
 
-_FOLDER = Path(__file__).resolve().parent
+_FOLDER = Path(os.environ.get("AVATARS_LIBRARIES") or Path(__file__).resolve().parent)
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _REMEDY = {
     "cpu": "reinstall with a C++ compiler on the path: pip install -e . (needs g++)",

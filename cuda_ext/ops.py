@@ -109,7 +109,7 @@ def project(
     sh_degree: int | None = None,
 ) -> Projected:
     """Project Gaussians (EWA, Zwicker et al. 2001) and evaluate their colours; gradients to the first five arguments."""
-    degree = _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, sh_degree)
+    degree = _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     tensors = (means, quats, scales, opacities, sh, viewmats, Ks)
     library = native.pick("av_project_forward", *tensors)
     if library is None:
@@ -167,7 +167,7 @@ def splat(
     gradient are then part of the kernel. `sh_degree` evaluates fewer bases than `sh` holds. Without `depth` the forward
     and backward passes are cheaper. `statistics` are accumulated in place.
     """
-    degree = _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, sh_degree)
+    degree = _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     backgrounds = _check_backgrounds(backgrounds, len(viewmats), means)
     if statistics is not None:
         _expect("statistics", statistics.grad_norm, (len(means),))
@@ -410,7 +410,7 @@ class Adam:
         return rates.reshape(param.shape[1:])
 
 
-def _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, sh_degree) -> int:
+def _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree) -> int:
     N, C = means.shape[0], viewmats.shape[0]
     _expect("means", means, (N, 3))
     _expect("quats", quats, (N, 4))
@@ -421,6 +421,8 @@ def _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, heigh
     _expect("viewmats", viewmats, (C, 4, 4))
     _expect("Ks", Ks, (C, 3, 3))
     _check_size(width, height)
+    if not near > 0:
+        raise ValueError(f"near must be in front of the camera, got {near}")
     _same_device(means, quats, scales, opacities, sh, viewmats, Ks)
     stored = math.isqrt(sh.shape[1]) - 1
     if sh_degree is not None and not 0 <= sh_degree <= stored:

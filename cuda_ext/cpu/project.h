@@ -204,6 +204,7 @@ AV_OUTLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Pa
     out.log_opacity += keep(visible, g.log_opacity);
     F16 direction[3];
     const F16 inv_distance = view_direction(cam, p.mean, direction);
+    for (int i = 0; i < 3; ++i) direction[i] = keep(visible, direction[i]);  // a culled mean may be anything
     switch (scene.sh_bases) {
         case 1: color_backward<1>(scene, n, count, visible, direction, inv_distance, g.color, out); break;
         case 4: color_backward<4>(scene, n, count, visible, direction, inv_distance, g.color, out); break;

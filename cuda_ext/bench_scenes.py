@@ -1,0 +1,84 @@
+"""The scenes that tests and `python -m cuda_ext.bench` run on: a head-like shell with hair, generated, the same on every machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cuda_ext.reference import quat_multiply
+
+
+@dataclass(frozen=True)
+class Scene:
+    """N Gaussians and C cameras, ready for `ops.splat(*scene.tensors, scene.width, scene.height)`."""
+
+    means: Tensor  # [N, 3]
+    quats: Tensor  # [N, 4]
+    scales: Tensor  # [N, 3]
+    opacities: Tensor  # [N]
+    sh: Tensor  # [N, 16, 3]
+    viewmats: Tensor  # [C, 4, 4]
+    Ks: Tensor  # [C, 3, 3]
+    width: int
+    height: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """In the order of the operators' arguments."""
+        return self.means, self.quats, self.scales, self.opacities, self.sh, self.viewmats, self.Ks
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Scene:
+        """The same in another dtype or on another device."""
+        names = ("means", "quats", "scales", "opacities", "sh", "viewmats", "Ks")
+        return replace(self, **{k: getattr(self, k).to(device=device, dtype=dtype) for k in names})
+
+
+def head_scene(n: int, width: int, height: int, cameras: int = 1, seed: int = 0) -> Scene:
+    """Three quarters flat Gaussians on an ellipsoid of a head's size, one quarter thin ones as hair, one metre away.
+
+    Scales shrink with 1/√n, so that the layers per pixel stay about the same.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=random)
+
+    radii = torch.tensor([0.078, 0.115, 0.098])
+    direction = torch.nn.functional.normalize(normal(n, 3), dim=-1)
+    hair = torch.arange(n) >= n - n // 4
+    direction[hair, 1] = -direction[hair, 1].abs()  # y points down: hair is on top
+    shell = 1 + 0.01 * normal(n, 1)
+    shell[hair] = 1.02 + 0.18 * uniform(int(hair.sum()), 1)
+    means = direction * radii * shell
+    normals = torch.nn.functional.normalize(direction / radii, dim=-1)
+    quats = _turn_z_to(normals, uniform(n) * 2 * math.pi)
+    size = 0.105 / math.sqrt(n)
+    scales = size * torch.exp(0.35 * normal(n, 3))
+    scales[:, 2] *= 0.15
+    scales[hair] = size * torch.tensor([2.5, 0.25, 0.25]) * torch.exp(0.3 * normal(int(hair.sum()), 3))
+    opacities = torch.sigmoid(0.5 + 1.5 * normal(n))
+    sh = 0.08 * normal(n, 16, 3)
+    sh[:, 0] = 0.6 * normal(n, 3)
+    angles = torch.linspace(-0.6, 0.6, cameras) if cameras > 1 else torch.zeros(1)
+    viewmats = torch.eye(4).repeat(cameras, 1, 1)
+    viewmats[:, 0, 0] = viewmats[:, 2, 2] = angles.cos()
+    viewmats[:, 0, 2], viewmats[:, 2, 0] = -angles.sin(), angles.sin()
+    viewmats[:, 2, 3] = 1.0
+    focal = 3.36 * min(width, height)
+    Ks = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]]).repeat(cameras, 1, 1)
+    return Scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height)
+
+
+def _turn_z_to(normals: Tensor, spin: Tensor) -> Tensor:
+    """Quaternions wxyz [N, 4] that take z to `normals` [N, 3] after a turn by `spin` [N] about z."""
+    x, y, z = normals.unbind(-1)
+    w = (1 + z).clamp_min(1e-6)
+    tilt = torch.stack([w, -y, x, torch.zeros_like(x)], -1)
+    turn = torch.stack([(spin / 2).cos(), torch.zeros_like(x), torch.zeros_like(x), (spin / 2).sin()], -1)
+    return torch.nn.functional.normalize(quat_multiply(tilt, turn), dim=-1)

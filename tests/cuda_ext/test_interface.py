@@ -1,0 +1,125 @@
+"""The three statements of the interface agree: include/abi.h, abi.py, the library; include/semantics.h and reference.py."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import cuda_ext
+from cuda_ext import abi, library, ops, reference
+
+INCLUDE = Path(cuda_ext.__file__).parent / "include"
+SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "double": 8}
+
+
+def _structures() -> dict[str, list[tuple[str, str]]]:
+    text = re.sub(r"//[^\n]*", "", (INCLUDE / "abi.h").read_text())
+    found = {}
+    for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\} \w+;", text, re.S):
+        fields = [f.strip() for f in body.split(";") if f.strip()]
+        found[name] = [tuple(re.fullmatch(r"(.*?)\s*(\w+)", f, re.S).groups()) for f in fields]  # type: ignore[union-attr]
+    return found
+
+
+def test_structures_mirror_the_header():
+    header = _structures()
+    assert set(header) == {s.__name__ for s in abi.STRUCTURES}
+    for structure in abi.STRUCTURES:
+        theirs = header[structure.__name__]
+        assert [f[0] for f in structure._fields_] == [name for _, name in theirs], structure.__name__
+        for (name, mine), (kind, _) in zip([f[:2] for f in structure._fields_], theirs, strict=True):
+            if "*" in kind:
+                assert ctypes.sizeof(mine) == 8, f"{structure.__name__}.{name}"
+            elif kind in SIZES:
+                assert ctypes.sizeof(mine) == SIZES[kind], f"{structure.__name__}.{name}"
+            else:
+                assert mine.__name__ == kind, f"{structure.__name__}.{name}"
+
+
+def test_functions_mirror_the_header():
+    declared = set(re.findall(r"^int(?:32|64)_t (av_\w+)\(", (INCLUDE / "abi.h").read_text(), re.M))
+    assert declared - {"av_abi_version", "av_abi_size"} == set(abi.FUNCTIONS)
+
+
+def test_constants_mirror_the_header():
+    text = (INCLUDE / "semantics.h").read_text()
+    values = {k: float(v) for k, v in re.findall(r"#define AV_(\w+) ([-+.\de]+?)f?(?:\s|$)", text)}
+    names = "ALPHA_MAX ALPHA_MIN TRANSMITTANCE_MIN DET_MIN FRUSTUM_MARGIN DEPTH_ALPHA_MIN COORD_MAX SSIM_RADIUS SSIM_SIGMA SSIM_C1 SSIM_C2"
+    for name in names.split():
+        assert getattr(reference, name) == pytest.approx(values[name], rel=1e-12), name
+
+
+def test_the_cpu_library_is_native_here():
+    assert ops.available()["cpu"].startswith("native"), ops.available()["cpu"]
+
+
+def test_unknown_policy_is_refused(monkeypatch):
+    monkeypatch.setenv("AVATARS_KERNELS", "quick")
+    with pytest.raises(ValueError, match="auto, native or reference"):
+        library.policy()
+
+
+def test_a_missing_library_warns_once_and_native_insists(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
+    library.open_library.cache_clear()
+    library._warn_once.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="libavatars_cpu.*was not built.*g\\+\\+"):
+            assert library.native("cpu", "av_splat_forward") is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert library.native("cpu", "av_splat_forward") is None
+        monkeypatch.setenv("AVATARS_KERNELS", "native")
+        with pytest.raises(library.KernelError, match="was not built"):
+            library.native("cpu", "av_splat_forward")
+        (tmp_path / "libavatars_cpu.so").write_bytes(b"not a library")
+        library.open_library.cache_clear()
+        assert "cannot be loaded" in library.open_library("cpu")[1]
+    finally:
+        library.open_library.cache_clear()
+        library._warn_once.cache_clear()
+
+
+def test_reference_can_be_forced(monkeypatch):
+    monkeypatch.setenv("AVATARS_KERNELS", "reference")
+    a = torch.rand(1, 9, 8, 3)
+    assert library.native("cpu", "av_ssim_forward") is None
+    assert ops.ssim(a, a) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_older_instruction_sets_agree(isa):
+    """The other tests run the best instruction set of the machine; this runs the narrower ones on one scene each."""
+    script = """
+import torch
+from cuda_ext import ops, reference
+from cuda_ext.bench_scenes import head_scene
+print(ops.available()["cpu"])
+scene = head_scene(300, 40, 33)
+def run(s):
+    leaves = [t.clone().requires_grad_() for t in s.tensors[:5]]
+    out = ops.splat(*leaves, *s.tensors[5:], s.width, s.height)
+    (out.color.square().sum() + out.depth.sum()).backward()
+    return [out.color.detach(), *(t.grad for t in leaves)]
+for a, b in zip(run(scene), run(scene.to(torch.float64))):
+    assert (a - b).norm() < 1e-4 * b.norm() + 1e-9
+a, b = torch.rand(1, 30, 31, 3), torch.rand(1, 30, 31, 3)
+x, y = a.clone().requires_grad_(), a.double().requires_grad_()
+ops.l1_ssim(x, b).backward(torch.ones(1)); ops.l1_ssim(y, b.double()).backward(torch.ones(1).double())
+assert (x.grad - y.grad).norm() < 1e-5 * y.grad.norm()
+"""
+    if isa == "avx2" and ops.available()["cpu"] not in ("native (avx2)", "native (avx512)"):
+        pytest.skip("the machine has no AVX2")
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "AVATARS_ISA": isa}, capture_output=True, text=True, cwd=INCLUDE.parents[1]
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"native ({isa})" in done.stdout

@@ -1,0 +1,223 @@
+"""bind, ssim, l1_ssim, Adam and rasterize_mesh: native against the float64 reference, laws, edge cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cuda_ext import ops, reference
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    a, b = a.detach().double(), b.detach().double()
+    return float((a - b).norm() / (b.norm() + 1e-12))
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mesh(V: int = 40, F: int = 60) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    faces = torch.stack([torch.randperm(V, generator=generator)[:3] for _ in range(F)])
+    return random(V, 3, seed=1), faces
+
+
+@pytest.mark.parametrize("log_scales", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 37, 600])
+def test_bind_matches_the_reference(n, log_scales):
+    vertices, faces = mesh()
+    face_ids = torch.randint(len(faces), (n,), generator=torch.Generator().manual_seed(2))
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.to(dtype).requires_grad_() for t in (vertices.clone(), random(n, 3), random(n, 4), random(n, 3, seed=3))]
+        out = ops.bind(leaves[0], faces, face_ids, *leaves[1:], log_scales=log_scales)
+        sum((o * random(*o.shape, seed=4).to(dtype)).sum() for o in out).backward()
+        results.append([*out, *(t.grad for t in leaves)])
+    for a, b in zip(*results, strict=True):
+        assert a.shape == b.shape and relative(a, b) < 1e-5
+
+
+def test_bind_carries_gaussians_rigidly():
+    """Turning the mesh turns the Gaussians with it; a neutral local Gaussian sits on the centroid."""
+    vertices, faces = mesh()
+    face_ids = torch.arange(len(faces))
+    local = random(60, 3), random(60, 4), random(60, 3).exp()
+    quat = torch.nn.functional.normalize(torch.tensor([0.3, -0.5, 0.2, 0.7]), dim=0)
+    R = reference.quats_to_matrices(quat)
+    means, quats, scales = ops.bind(vertices, faces, face_ids, *local)
+    turned_means, turned_quats, turned_scales = ops.bind(vertices @ R.T + 1, faces, face_ids, *local)
+    assert torch.allclose(turned_means, means @ R.T + 1, atol=1e-4)
+    assert torch.allclose(turned_scales, scales, rtol=1e-4)
+    matrices = reference.quats_to_matrices(turned_quats)
+    assert torch.allclose(matrices, R @ reference.quats_to_matrices(quats), atol=1e-4)
+    centre = ops.bind(vertices, faces, face_ids, torch.zeros(60, 3), *local[1:])[0]
+    assert torch.allclose(centre, vertices[faces].mean(1), atol=1e-6)
+
+
+def test_bind_survives_degenerate_triangles():
+    vertices = torch.zeros(3, 3, requires_grad=True)
+    local = [random(4, k).requires_grad_() for k in (3, 4, 3)]
+    out = ops.bind(vertices, torch.tensor([[0, 1, 2]]), torch.zeros(4, dtype=torch.int64), *local)
+    sum(o.sum() for o in out).backward()
+    assert all(t.isfinite().all() for t in (*out, vertices.grad, *(t.grad for t in local)))
+
+
+def test_bind_refuses_indices_out_of_range():
+    vertices, faces = mesh()
+    local = random(1, 3), random(1, 4), random(1, 3)
+    with pytest.raises(RuntimeError, match="face_ids must index the faces"):
+        ops.bind(vertices, faces, torch.tensor([60]), *local)
+    with pytest.raises(RuntimeError, match="faces must index the vertices"):
+        ops.bind(vertices[:5], faces, torch.tensor([0]), *local)
+
+
+@pytest.mark.parametrize("shape", [(2, 47, 53), (1, 11, 11), (1, 1, 1), (1, 3, 200), (1, 140, 12)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_l1_ssim_matches_the_reference(shape, weighted):
+    a = torch.rand(*shape, 3, generator=torch.Generator().manual_seed(0))
+    b = (a + 0.2 * random(*shape, 3)).clamp(0, 1)
+    weights = torch.rand(shape, generator=torch.Generator().manual_seed(1)) if weighted else None
+    for valid in (False, True):
+        if valid and min(shape[1:]) <= 10:
+            with pytest.raises(ValueError, match="larger than 10"):
+                ops.l1_ssim(a, b, valid=True)
+            continue
+        results = []
+        for dtype in (torch.float32, torch.float64):
+            x = a.detach().to(dtype).clone().requires_grad_()
+            w = None if weights is None else weights.to(dtype)
+            loss = ops.l1_ssim(x, b.to(dtype), ssim_weight=0.3, weights=w, valid=valid)
+            (loss * torch.arange(1, shape[0] + 1)).sum().backward()
+            results.append((loss, x.grad))
+        assert relative(results[0][0], results[1][0]) < 1e-5
+        assert relative(results[0][1], results[1][1]) < 1e-4
+
+
+def test_ssim_of_equal_and_of_opposite_images():
+    a = torch.rand(1, 30, 20, 3)
+    assert ops.ssim(a, a).item() == pytest.approx(1, abs=1e-5)
+    assert ops.ssim(a, 1 - a).item() < 0
+    black = torch.zeros(1, 16, 16, 3, requires_grad=True)
+    ops.ssim(black, torch.zeros(1, 16, 16, 3)).sum().backward()
+    assert black.grad.isfinite().all()
+
+
+def test_l1_ssim_gives_the_same_bits_on_any_number_of_threads():
+    a, b = torch.rand(1, 200, 100, 3), torch.rand(1, 200, 100, 3)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            x = a.clone().requires_grad_()
+            loss = ops.l1_ssim(x, b)
+            loss.sum().backward()
+            results.append((loss.detach(), x.grad))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(r[0], results[0][0]) and torch.equal(r[1], results[0][1]) for r in results)
+
+
+def test_adam_matches_torch():
+    start = {"a": random(100, 3), "b": random(50, 16, 3), "c": random(77), "d": random(1)}
+    mine = {k: t.clone().requires_grad_() for k, t in start.items()}
+    theirs = {k: t.clone().requires_grad_() for k, t in start.items()}
+    optimizer = ops.Adam(mine, {"a": 1e-2, "b": 3e-3, "c": 1e-1, "d": 1.0}, heads={"b": 3}, tails={"b": 3e-3}, eps=1e-8)
+    groups = [{"params": [theirs[k]], "lr": lr} for k, lr in optimizer.lrs.items()]
+    other = torch.optim.Adam(groups, eps=1e-8)
+    for step in range(6):
+        for k in start:
+            mine[k].grad = random(*start[k].shape, seed=step)
+            theirs[k].grad = mine[k].grad.clone()
+        optimizer.step()
+        other.step()
+    for k in start:
+        assert relative(mine[k], theirs[k]) < 1e-4, k
+
+
+@pytest.mark.parametrize("policy", ["native", "reference"])
+def test_adam_heads_rows_and_state(policy, monkeypatch):
+    monkeypatch.setenv("AVATARS_KERNELS", policy)
+    param = torch.zeros(10, 2, 3, requires_grad=True)
+    optimizer = ops.Adam({"sh": param}, {"sh": 0.1}, heads={"sh": 3}, tails={"sh": 0.01})
+    param.grad = torch.ones_like(param)
+    optimizer.step(torch.tensor([2, 7]))
+    moved = param.detach()
+    assert torch.allclose(moved[[2, 7], 0], torch.full((2, 3), -0.1)) and torch.allclose(moved[[2, 7], 1], torch.full((2, 3), -0.01))
+    assert moved[[0, 1, 3, 4, 5, 6, 8, 9]].abs().max() == 0
+    fresh = ops.Adam({"sh": param.detach().clone().requires_grad_()}, {"sh": 0.1}, heads={"sh": 3}, tails={"sh": 0.01})
+    fresh.load_state_dict(optimizer.state_dict())
+    fresh.params["sh"].grad = param.grad
+    optimizer.step()
+    fresh.step()
+    assert torch.equal(fresh.params["sh"], param)
+    with pytest.raises(ValueError, match="moments"):
+        optimizer.replace("sh", param, torch.zeros(3), torch.zeros(3))
+
+
+def quad(z: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """A square facing the camera, its cameras' K, counter-clockwise seen from the camera (y down)."""
+    vertices = torch.tensor([[[-0.5, -0.5, z], [0.5, -0.5, z], [0.5, 0.5, z], [-0.5, 0.5, z]]])
+    faces = torch.tensor([[0, 2, 1], [0, 3, 2]])
+    return vertices, faces, torch.tensor([[[20.0, 0, 16], [0, 20.0, 12], [0, 0, 1]]])
+
+
+def test_mesh_covers_what_it_should():
+    vertices, faces, Ks = quad()
+    ids, barycentrics, depth = ops.rasterize_mesh(vertices, faces, Ks, 32, 24, cull_back=True)
+    inside = torch.zeros(24, 32, dtype=torch.bool)
+    inside[2:22, 6:26] = True
+    assert torch.equal(ids[0] >= 0, inside)
+    assert torch.allclose(depth[0][inside], torch.ones(400))
+    assert torch.allclose(barycentrics.sum(-1)[0][inside], torch.ones(400))
+    assert (ops.rasterize_mesh(vertices, faces.flip(1), Ks, 32, 24, cull_back=True)[0] == -1).all()
+
+
+def test_barycentrics_are_perspective_correct():
+    vertices, faces, Ks = quad()
+    vertices[0, 1:3, 2] = 3.0  # lean it back
+    ids, barycentrics, depth = ops.rasterize_mesh(vertices, faces, Ks, 32, 24)
+    seen = ids[0] >= 0
+    corners = vertices[0][faces[ids[0][seen].long()]]
+    points = (barycentrics[0][seen][..., None] * corners).sum(1)
+    ys, xs = torch.nonzero(seen, as_tuple=True)
+    assert torch.allclose(points[:, 0] / points[:, 2] * 20 + 16, xs + 0.5, atol=1e-3)
+    assert torch.allclose(points[:, 1] / points[:, 2] * 20 + 12, ys + 0.5, atol=1e-3)
+    assert torch.allclose(points[:, 2], depth[0][seen], atol=1e-4)
+
+
+def test_mesh_matches_the_reference_across_the_camera_plane():
+    vertices = 0.3 * random(2, 200, 3) + torch.tensor([0.0, 0.0, 0.8])
+    vertices[:, ::7, 2] -= 1.0
+    faces = torch.randint(200, (120, 3), generator=torch.Generator().manual_seed(3))
+    Ks = torch.tensor([[[100.0, 5, 40], [0, 90, 30], [0, 0, 1]]]).repeat(2, 1, 1)
+    ids, barycentrics, depth = ops.rasterize_mesh(vertices, faces, Ks, 83, 61)
+    exact = reference.rasterize_mesh(vertices.double(), faces, Ks.double(), 83, 61)
+    same = ids == exact[0]
+    assert same.float().mean() > 0.999
+    assert (barycentrics[same] - exact[1][same]).abs().max() < 1e-4
+    assert relative(depth[same], exact[2][same]) < 1e-5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1.0, 0.0])
+def test_mesh_survives_poison(value):
+    vertices, faces, Ks = quad()
+    bad = vertices.clone()
+    bad[0, 1] = value
+    ids, barycentrics, depth = ops.rasterize_mesh(bad, faces, Ks, 32, 24)
+    assert barycentrics.isfinite().all() and depth.isfinite().all()
+    assert ids.max() < 2
+    with pytest.raises(RuntimeError, match="faces must index"):
+        ops.rasterize_mesh(vertices, faces + 3, Ks, 8, 8)
+
+
+def test_closed_mesh_has_no_cracks():
+    """A fine grid of triangles that fills the image leaves no pixel out."""
+    n = 40
+    ys, xs = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n), indexing="ij")
+    vertices = torch.stack([xs, ys, 1 + 0.1 * torch.sin(7 * xs) * torch.cos(5 * ys)], -1).reshape(1, -1, 3)
+    corner = (torch.arange(n - 1)[:, None] * n + torch.arange(n - 1)).reshape(-1)
+    faces = torch.cat([torch.stack([corner, corner + 1, corner + n], 1), torch.stack([corner + 1, corner + n + 1, corner + n], 1)])
+    Ks = torch.tensor([[[130.0, 0, 64.37], [0, 130.0, 63.91], [0, 0, 1]]])
+    assert (ops.rasterize_mesh(vertices, faces, Ks, 128, 128)[0] >= 0).all()
