@@ -75,6 +75,20 @@ def sample_shell(
     return bind_points(kept, face_ids[keep], (0.5 * spacing).expand(len(kept), 3), frames, 0.3, degree)
 
 
+def carve(gaussians: CanonicalGaussians, views: list[View]) -> CanonicalGaussians:
+    """Without the Gaussians that most poses show outside of the masks of two cameras (of one, where there is but one).
+
+    A fitted head may stick out of the person where hair lies flat.
+    """
+    if not views:
+        return gaussians
+    votes = torch.zeros(len(gaussians))
+    for view in views:
+        hit, _, visible = _inside(posed_points(gaussians, view.frames), view, 0.0)
+        votes += (visible & ~hit).sum(0) >= min(2, len(view.cameras))
+    return gaussians[votes <= len(views) / 2]
+
+
 def seed_colors(gaussians: CanonicalGaussians, head: HeadModel, views: list[View], fallback: float = 0.4) -> Tensor:
     """[N, 3] colours that the pictures show at each Gaussian, averaged over the cameras that see it.
 

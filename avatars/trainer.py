@@ -28,7 +28,7 @@ from avatars.gaussians import (
 from avatars.head import HeadModel
 from avatars.pictures import Batch, PictureCache
 from avatars.sequence import TrackedSequence
-from avatars.shell import View, sample_shell, seed_colors
+from avatars.shell import View, carve, sample_shell, seed_colors
 from avatars.train import Event, Split, TrainConfig
 from avatars.types import Cameras, HeadPose
 from cuda_ext import ops
@@ -72,6 +72,7 @@ class Trainer:
         shell_count = int(total * config.shell)
         shell = sample_shell(head, neutral, frames, views, shell_count, generator, config.sh_degree) if shell_count else None
         surface = sample_surface(head, neutral, total - (0 if shell is None else len(shell)), generator, degree=config.sh_degree)
+        surface = carve(surface, views)
         gaussians = surface if shell is None else CanonicalGaussians.cat([surface, shell])
         colors = seed_colors(gaussians, head, views[:3])
         gaussians = with_colors(gaussians, colors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from avatars.gaussians import face_frames, sample_surface
 from avatars.head import HeadModel
 from avatars.pictures import PictureCache, batches, load_batch, schedule
 from avatars.sequence import TrackedSequence
-from avatars.shell import View, posed_points, sample_shell, seed_colors
+from avatars.shell import View, carve, posed_points, sample_shell, seed_colors
 from avatars.types import Cameras
 
 
@@ -142,6 +144,17 @@ def test_shell_fills_what_the_masks_show_and_no_more(tiny_tracked: TrackedSequen
             x, y = pixels.floor().long().unbind(-1)
             ok = (x >= 0) & (y >= 0) & (x < view.cameras.width) & (y < view.cameras.height)
             assert (view.masks[c][y[ok].numpy(), x[ok].numpy()] > 127).all()
+
+
+def test_carving_removes_what_lies_outside_of_the_masks(tiny_tracked: TrackedSequence, tiny_head: HeadModel) -> None:
+    neutral = tiny_head.vertices(tiny_tracked.identity, tiny_head.neutral())[0]
+    surface = sample_surface(tiny_head, neutral, 500, torch.Generator().manual_seed(0), {})
+    views = [_view(tiny_tracked, tiny_head, t) for t in (0, 2)]
+    assert len(carve(surface, views)) > 0.85 * len(surface)
+    surface.means[200:260, 1] += 1  # above their triangles
+    kept = carve(surface, views)
+    assert len(kept) < len(carve(replace(surface, means=surface.means * torch.tensor([1, 0, 1.0])), views)) - 5
+    assert carve(surface, []) is surface
 
 
 def test_seeded_colors_are_those_of_the_pictures(tiny_tracked: TrackedSequence, tiny_head: HeadModel) -> None:
