@@ -9,6 +9,7 @@ wall time of call and synchronisation. gsplat is measured when it is installed, 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import math
 import statistics
@@ -20,37 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cuda_ext import ops, reference
+from cuda_ext import bench_scenes, ops, reference
 
 Scene = dict[str, Tensor]
 NAMES = ("means", "quats", "scales", "opacities", "sh")
 
 
-def head_scene(n: int, cameras: int, width: int, height: int, degree: int = 3, seed: int = 0) -> Scene:
-    """A shell plus 30 % thin hair, seen by cameras on an arc: about 20 Gaussians over a covered pixel, 42 % covered."""
-    g = torch.Generator().manual_seed(seed)
-    direction = torch.nn.functional.normalize(torch.randn(n, 3, generator=g), dim=-1)
-    hair = torch.rand(n, generator=g) < 0.3
-    radius = 0.1 * (1 + 0.02 * torch.randn(n, generator=g)) + hair * 0.03 * torch.rand(n, generator=g)
-    scales = 0.034 * math.sqrt(4 * math.pi / n) * torch.exp(0.4 * torch.randn(n, 3, generator=g))
-    scales[hair, 0] *= 4
-    scales[hair, 1:] *= 0.4
-    angles = torch.linspace(-0.6, 0.6, cameras) if cameras > 1 else torch.zeros(1)
-    viewmats = torch.eye(4).repeat(cameras, 1, 1)
-    viewmats[:, 0, 0], viewmats[:, 0, 2] = angles.cos(), -angles.sin()
-    viewmats[:, 2, 0], viewmats[:, 2, 2] = angles.sin(), angles.cos()
-    viewmats[:, 2, 3] = 0.55
-    focal = 1.6 * math.sqrt(width * height)
-    scene = {
-        "means": direction * radius[:, None] * torch.tensor([0.8, 1.1, 0.9]),
-        "quats": torch.nn.functional.normalize(torch.randn(n, 4, generator=g), dim=-1),
-        "scales": scales,
-        "opacities": torch.sigmoid(1.5 * torch.randn(n, generator=g) + 0.5),
-        "sh": 0.25 * torch.randn(n, (degree + 1) ** 2, 3, generator=g),
-        "viewmats": viewmats,
-        "Ks": torch.tensor([[focal, 0.0, 0.53 * width], [0, 1.01 * focal, 0.47 * height], [0, 0, 1]]).repeat(cameras, 1, 1),
-    }
-    return {k: v.float().contiguous().to("cuda") for k, v in scene.items()}
+def head_scene(n: int, cameras: int, width: int, height: int) -> Scene:
+    """The scene of `cuda_ext.bench` on the card, by the names of the operators' arguments."""
+    scene = bench_scenes.head_scene(n, width, height, cameras).to(device="cuda")
+    return {k: getattr(scene, k).contiguous() for k in (*NAMES, "viewmats", "Ks")}
 
 
 def median_stream(call: Callable[[], object], repeats: int) -> float:
@@ -180,7 +160,7 @@ def training_step(scene: Scene, width: int, height: int, draw: str) -> Callable[
     rates = {"means": 1e-5, "quats": 1e-4, "scales": 1e-4, "opacities": 1e-3, "sh": 1e-4}
     degree = math.isqrt(scene["sh"].shape[1]) - 1
     if draw == "native":
-        optimizer = ops.Adam(params, rates)
+        optimizer = ops.Adam(params, rates, capturable=True)
 
         def step() -> object:
             image = ops.splat(*params.values(), *cameras, width, height, depth=False, log_scales=True, logit_opacities=True).color
@@ -266,11 +246,12 @@ def main() -> None:
         raise SystemExit("no CUDA device")
     properties = torch.cuda.get_device_properties(0)
     print(f"{properties.name}, torch {torch.__version__}, {ops.available()}")
-    report: dict = {"card": properties.name, "torch": torch.__version__, "gate": gate(), "rows": []}
+    report: dict = {"card": properties.name, "torch": torch.__version__, "cuda": torch.version.cuda, "gate": gate(), "rows": []}
     peer = False
     if not options.quick:
         try:
             report["peer_gate"] = peer_gate()
+            report["gsplat"] = importlib.metadata.version("gsplat")
             peer = True
         except Exception as error:  # whatever its build does, say so and go on
             print(f"gsplat cannot run: {type(error).__name__}: {str(error)[:500]}")
@@ -290,9 +271,10 @@ def main() -> None:
     with_loss(report, scene, peer)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
+    page = markdown(report)
     if options.markdown:
-        options.markdown.write_text(markdown(report))
-    print(markdown(report))
+        options.markdown.write_text(page)
+    print(page)
 
 
 def with_loss(report: dict, scene: Scene, peer: bool) -> None:
@@ -327,8 +309,28 @@ def add(report: dict, what: str, who: str, call: Callable[[], object], graph: bo
 
 
 def markdown(report: dict) -> str:
-    """The table; ratios are the peer's best time over ours, like with like (graph has no like: it stands against the peer's stream)."""
-    lines = ["| case | who | kernels | stream | graph | latency |", "| --- | --- | --- | --- | --- | --- |"]
+    """A page: card, commands, errors, times, and ratios: the peer's best time over ours, like with like.
+
+    A graph has no like, since gsplat waits for the device in mid-frame and cannot be captured: it stands against the peer's stream.
+    """
+    gates = [f"Against the float64 reference (20k Gaussians, 256²): {_errors(report['gate'])}."]
+    if "peer_gate" in report:
+        gates.append(f"gsplat against ours (100k, 550×802): {_errors(report['peer_gate'])}.")
+    if "peer_error" in report:
+        gates.append(f"gsplat did not run: {report['peer_error'].splitlines()[0][:200]}")
+    lines = [
+        f"# CUDA kernels on one {report['card']}",
+        "",
+        f"torch {report['torch']}, CUDA {report['cuda']}; gsplat {report.get('gsplat', 'absent')}. Measured by",
+        "`python -m cuda_ext.bench_cuda --json bench.json --markdown cuda_ext/BENCHMARKS.md`, whose docstring says what the columns mean.",
+        "",
+        *gates,
+        "",
+        "Milliseconds, medians:",
+        "",
+        "| case | who | kernels | stream | graph | latency |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     best: dict[str, dict] = {}
     for row in report["rows"]:
         cells = [f"{row[k]:.3f}" if row[k] is not None else "" for k in ("kernels", "stream", "graph", "latency")]
@@ -337,14 +339,29 @@ def markdown(report: dict) -> str:
             known = best.setdefault(row["what"], dict.fromkeys(("kernels", "stream", "latency"), math.inf))
             for key in known:
                 known[key] = min(known[key], row[key])
-    lines += ["", "| case | kernels | stream | stream, ours in a graph | latency |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "Times faster:", "", "| case | kernels | stream | stream, ours in a graph | latency |", "| --- | --- | --- | --- | --- |"]
     for row in report["rows"]:
         if row["who"] == "ours" and row["what"] in best:
             peer = best[row["what"]]
             ratios = [peer[k] / row[k] for k in ("kernels", "stream")]
             ratios += [peer["stream"] / row["graph"] if row["graph"] else math.nan, peer["latency"] / row["latency"]]
             lines.append(f"| {row['what']} | " + " | ".join(f"{r:.1f}×" for r in ratios) + " |")
+    lines += ["", "Where our time goes, microseconds per call:", "", "| case | kernels |", "| --- | --- |"]
+    for row in report["rows"]:
+        if row["who"] == "ours":
+            parts = [f"{_short(k)} {1e3 * v:.1f}" for k, v in list(row["by_kernel"].items())[:9]]
+            lines.append(f"| {row['what']} | {', '.join(parts)} |")
     return "\n".join(lines) + "\n"
+
+
+def _errors(errors: dict[str, float]) -> str:
+    return ", ".join(f"{k} {v:.1e}" for k, v in errors.items())
+
+
+def _short(kernel: str) -> str:
+    """The bare name of a kernel."""
+    name = kernel.split("(")[0].split("<")[0].split("::")[-1].split()
+    return name[-1] if name else kernel[:30]
 
 
 if __name__ == "__main__":
