@@ -72,6 +72,8 @@ class ShapeStage:
     """The first moves the identity's coefficients, the others add offsets; 0 leaves the stage out."""
     sigma_mm: float = 8.0
     """Noise of the dense evidence for the identity's coefficients."""
+    outline_trust: float = 0.3
+    """How much the outlines of the mattes count beside dense evidence."""
     stiffness: float = 1.0
     """How much bending costs on the face; other skin is stiffer."""
 
@@ -81,8 +83,10 @@ class MotionStage:
     """Poses and expressions from dense correspondence with the reference frame."""
 
     rounds: int = 2
-    """0 leaves the stage out. Rounds before the last look at fewer cameras."""
+    """0 leaves the stage out. Rounds before the last look at fewer cameras, at half the resolution."""
     coarse_cameras: int = 8
+    fine_cameras: int = 12
+    """More add time and little precision."""
     points: int = 1600
     iterations: int = 8
     sigma_mm: float = 3.0

@@ -73,7 +73,7 @@ def track(
 
     shared = [asdict(config.priors), asdict(config.smooth), list(config.skip_cameras)]
     fit = stage("first", [shared, asdict(config.landmarks)], lambda: first_fit(capture, head, footage, config, progress))
-    if config.shape.rounds and len(fit.cameras) > 2:
+    if config.shape.rounds:
         before = fit
         fit = stage("shape", [asdict(config.shape)], lambda: replace(before, identity=refine_shape(head, before, footage, config, progress)))
     if config.motion.rounds:

@@ -24,6 +24,7 @@ from capture.track.points import Linearised, vertex_head
 from capture.track.priors import smoothness
 from capture.track.reference import calmest_frame
 from capture.track.shape import SurfaceEvidence, bend_to, surface_evidence
+from capture.track.silhouette import merged, silhouette_evidence
 from capture.track.state import Fit, Footage
 from capture.track.triangulate import place_head, triangulate
 from capture.track.warp import even_out
@@ -159,12 +160,13 @@ def looked_at(cameras: Cameras, config: TrackConfig) -> list[int]:
 
 
 def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfig, progress: Progress) -> Identity:
-    """Identity and offsets from dense correspondence between the cameras in the reference frame."""
+    """Identity and offsets from the reference frame: outlines, and with several cameras dense correspondence between them."""
     stage = config.shape
     chosen = looked_at(fit.cameras, config)
     cameras, pose = fit.cameras[chosen], fit.pose[fit.reference]
     sigma = config.motion.evening * cameras.height
     pictures = [even_out(footage.grey(fit.reference, c), sigma) for c in chosen]
+    masks = [footage.mask(fit.reference, c) for c in chosen]
     skin = head.region_vertices("face", "lips", "eyelids", "nose", "brows", "ears", "scalp", "neck", "torso")
     stiffness = torch.full((head.V,), stage.stiffness)
     for name, factor in _STIFFNESS.items():
@@ -173,7 +175,11 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
     for i in range(stage.rounds):
         progress("measuring the neutral surface", i, stage.rounds, None)
         vertices = head.vertices(identity, pose)[0]
-        evidence = surface_evidence(vertices, head.faces, skin, cameras, pictures, config.workers)
+        outline = silhouette_evidence(head, vertices, cameras, masks)
+        evidence = outline
+        if len(chosen) > 2:
+            dense = surface_evidence(vertices, head.faces, skin, cameras, pictures, config.workers)
+            evidence = merged(dense, outline, stage.outline_trust)
         if i == 0:
             for _ in range(3):
                 identity = _identity_to_surface(head, identity, pose, vertices, evidence, skin, config)
@@ -222,14 +228,15 @@ def refine_motion(head: HeadModel, fit: Fit, footage: Footage, config: TrackConf
     seen_marks = observe(rig, footage, fit.cameras, config)
     observations = without_bias(rig, fit.identity, pose, fit.reference, seen_marks)
     shape = head.vertices(fit.identity, head.neutral())[0]
-    ids = followed_vertices(head, shape, stage.points)
+    # Calibrated: the shoulders stand still, so only a single camera needs to look at them; they are a third of the picture.
+    ids = followed_vertices(head, shape, stage.points, torso=not calibrated)
     neutral = torch.arange(T) == fit.reference
     smooth = smoothness(head, config.smooth, fps, calibrated)
     segments = [(s.start, s.stop) for s in footage.segments]
     everyone = looked_at(fit.cameras, config)
     for i in range(stage.rounds):
         last = i == stage.rounds - 1
-        chosen = everyone if last else _spread(fit.cameras, everyone, stage.coarse_cameras)
+        chosen = _spread(fit.cameras, everyone, stage.fine_cameras if last else stage.coarse_cameras)
         done = 0
 
         def tick() -> None:

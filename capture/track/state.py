@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,8 +36,15 @@ class Footage:
 
     def grey(self, t: int, camera: int) -> np.ndarray:
         """uint8 [H, W] of frame `t` of the timeline."""
+        return self._read(self.store.image_path, t, camera)
+
+    def mask(self, t: int, camera: int) -> np.ndarray:
+        """uint8 [H, W] foreground alpha."""
+        return self._read(self.store.mask_path, t, camera)
+
+    def _read(self, locate: Callable[[str, str, int], Path], t: int, camera: int) -> np.ndarray:
         segment = next(s for s in self.segments if s.start <= t < s.stop)
-        path = self.store.image_path(segment.name, self.store.camera_names[camera], t - segment.start)
+        path = locate(segment.name, self.store.camera_names[camera], t - segment.start)
         picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if picture is None:
             raise CaptureError(f"{path} is missing or damaged. Delete its folder and track again: it is decoded anew.")

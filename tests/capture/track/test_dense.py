@@ -15,6 +15,7 @@ from avatars.types import Cameras, Identity
 from capture.track.motion import correspond, followed_vertices
 from capture.track.parts import carry_parts
 from capture.track.shape import SurfaceEvidence, bend_to, laplacian, neighbours, surface_evidence
+from capture.track.silhouette import merged, signed_distance, silhouette_evidence
 from capture.track.surface import closest_points
 from capture.track.warp import Flow, correlation, even_out, sample, see_mesh, vertex_normals, warp
 from cuda_ext import ops
@@ -100,6 +101,33 @@ def test_the_surface_is_found_from_a_wrong_one(toy_head: HeadModel, still) -> No
     corrected = wrong + bend_to(evidence, toy_head.faces, wrong, torch.full((toy_head.V,), 0.3))
     before, after = ((v - truth).norm(dim=-1)[dent > 1e-3].mean() for v in (wrong, corrected))
     assert after < 0.45 * before
+
+
+def test_the_outline_is_met_by_skin_and_respected_by_hair(toy_head: HeadModel) -> None:
+    """The person is 2 mm thicker than the mesh, and wears hair 10 mm thick: the bare skin grows, the scalp does not."""
+    vertices = toy_head.template
+    normals = vertex_normals(vertices, toy_head.faces)
+    scalp = torch.zeros(toy_head.V, dtype=torch.bool)
+    scalp[toy_head.region_vertices("scalp")] = True
+    person = vertices + normals * torch.where(scalp, 0.01, 0.002)[:, None]
+    cameras = arc(9, 400, 500)
+    masks = [np.where(s.face_ids >= 0, 255, 0).astype(np.uint8) for s in see_mesh(person, toy_head.faces, cameras)]
+    found = silhouette_evidence(toy_head, vertices, cameras, masks)
+    skin = (found.weight > 0) & ~scalp
+    assert skin.sum() > 20 and float(found.displacement[skin].median()) == pytest.approx(0.002, abs=6e-4)
+    assert float(found.weight[scalp].max()) == 0
+    fat = vertices + 0.004 * normals  # sticks out everywhere
+    found = silhouette_evidence(toy_head, fat, cameras, [np.where(s.face_ids >= 0, 255, 0).astype(np.uint8) for s in see_mesh(vertices, toy_head.faces, cameras)])
+    assert (found.weight[scalp] > 0).sum() > 20 and float(found.displacement[scalp & (found.weight > 0)].median()) < -0.002
+    both = merged(found, found, 0.5)
+    assert torch.allclose(both.displacement, found.displacement, atol=1e-7)
+
+
+def test_signed_distance_is_positive_inside() -> None:
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 2:7] = True
+    distance = signed_distance(mask)
+    assert distance[4, 4] == pytest.approx(2.5, abs=0.2) and distance[4, 2] == pytest.approx(0.5) and distance[4, 1] == pytest.approx(-0.5)
 
 
 def test_bending_follows_evidence_and_rests_without(toy_head: HeadModel) -> None:

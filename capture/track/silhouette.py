@@ -1,0 +1,72 @@
+"""What the outline of the person says about the surface.
+
+The mesh must project inside the foreground: what sticks out has to go in. Where nothing but skin makes the outline (jaw, neck, ears),
+the mesh's own outline has to lie on it. Where hair may cover the head, the outline says nothing more than the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatars.head import HeadModel
+from avatars.types import Cameras
+from capture.track.shape import SurfaceEvidence
+from capture.track.warp import sample, see_mesh, vertex_normals
+
+BARE = ("face", "ears", "neck", "nose", "lips")
+"""Regions whose outline is skin."""
+
+
+def silhouette_evidence(head: HeadModel, vertices: Tensor, cameras: Cameras, masks: Sequence[np.ndarray], reach: float = 0.02) -> SurfaceEvidence:
+    """Displacements along the normals that bring the mesh to the outlines `masks` (uint8 [H, W], one per camera).
+
+    Outlines farther than `reach` metres from the mesh's own are not believed (hair, hands, clothes).
+    """
+    normals = vertex_normals(vertices, head.faces)
+    skin = torch.zeros(head.V, dtype=torch.bool)
+    skin[head.region_vertices(*BARE, "scalp", "eyelids", "brows")] = True
+    bare = torch.zeros(head.V, dtype=torch.bool)
+    bare[head.region_vertices(*BARE)] = True
+    bare[head.region_vertices("scalp", "torso")] = False  # their borders may be covered
+    total, weight = torch.zeros(head.V), torch.zeros(head.V)
+    for c, seen in enumerate(see_mesh(vertices, head.faces, cameras)):
+        inside = signed_distance(masks[c] > 127)
+        height, width = inside.shape
+        x, y = seen.pixels[:, 0], seen.pixels[:, 1]
+        in_picture = torch.from_numpy((x > 2) & (x < width - 2) & (y > 2) & (y < height - 2))
+        local = vertices @ cameras.viewmats[c, :3, :3].T + cameras.viewmats[c, :3, 3]
+        metres = torch.from_numpy(sample(inside, seen.pixels)) * local[:, 2] / cameras.Ks[c, 0, 0]
+        view = torch.nn.functional.normalize(cameras.centers[c] - vertices, dim=-1)
+        sideways = (1 - (view * normals).sum(-1).square()).clamp_min(0).sqrt()  # how much a displacement shows in the picture
+        contour = (sideways > 0.97) & torch.from_numpy(_on_outline(seen.face_ids >= 0, seen.pixels))
+        outside = (metres < 0) & (sideways > 0.6)
+        counts = in_picture & skin & (metres.abs() < reach) & (outside | (contour & bare))
+        amount = counts.float()
+        total += amount * metres / sideways.clamp_min(0.5)
+        weight += amount
+    return SurfaceEvidence(torch.where(weight > 0, total / weight.clamp_min(1), 0), (weight / 2).clamp_max(1), normals)
+
+
+def merged(first: SurfaceEvidence, second: SurfaceEvidence, trust: float) -> SurfaceEvidence:
+    """Both pieces of evidence about the same mesh, the second one with its weights times `trust`."""
+    w = second.weight * trust
+    total = first.weight + w
+    displacement = (first.displacement * first.weight + second.displacement * w) / total.clamp_min(1e-9)
+    return SurfaceEvidence(displacement, total.clamp_max(1), first.normals)
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """[H, W] pixels to the border of a bool mask, positive inside."""
+    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+    return np.where(mask, inside - 0.5, 0.5 - outside).astype(np.float32)
+
+
+def _on_outline(covered: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """[V] bool: whether a vertex projects onto the border of what the mesh covers."""
+    return np.abs(sample(signed_distance(covered), pixels)) < 2.0
