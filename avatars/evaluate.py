@@ -115,7 +115,7 @@ def evaluate(avatar: Avatar, tracked: TrackedSequence, config: EvalConfig | None
     report["gaussians"] = len(avatar.gaussians)
     report["model_mb"] = round(avatar.megabytes, 3)
     report["seconds"] = {
-        "track": tracked.provenance.get("seconds"),
+        "track": _total(tracked.provenance.get("seconds")),
         "train": avatar.provenance.get("seconds"),
         "eval": time.monotonic() - started,
     }
@@ -193,6 +193,13 @@ def _spread(pairs: list[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
     if len(pairs) <= limit:
         return pairs
     return [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, limit).round())]
+
+
+def _total(seconds: Any) -> float | None:
+    """Tracking may state its time as one number or one per stage."""
+    if isinstance(seconds, dict):
+        return float(sum(v for v in seconds.values() if isinstance(v, (int, float))))
+    return float(seconds) if isinstance(seconds, (int, float)) else None
 
 
 def _mean(values: list[float]) -> float | None:

@@ -248,7 +248,9 @@ def test_damaged_folder_is_one_clear_error(trained: Path, tmp_path: Path, what: 
 
 def test_evaluation_and_report(trained: Path, tiny_tracked: TrackedSequence, tmp_path: Path) -> None:
     avatar = load_avatar(trained)
-    result = evaluate(avatar, tiny_tracked, EvalConfig(examples=1))
+    timed = replace(tiny_tracked, provenance={"seconds": {"landmarks": 2.5, "fit": 4}}, quality={"mesh_mm": 0.7})
+    result = evaluate(avatar, timed, EvalConfig(examples=1))
+    assert result.report["seconds"]["track"] == 6.5 and result.report["tracking"]["mesh_mm"] == 0.7
     for protocol in ("novel_view", "self_reenactment"):
         figures = result.report[protocol]
         for part in (figures, figures["foreground"], figures["mouth"], figures["eyes"]):
