@@ -53,7 +53,7 @@ def open_library(kind: str) -> tuple[ctypes.CDLL | None, str]:
             return None, f"{path.name} speaks interface {version}, this package {abi.VERSION}; {_REMEDY[kind]}"
         for structure in abi.STRUCTURES:
             size, theirs = ctypes.sizeof(structure), library.av_abi_size(structure.__name__.encode())
-            if size != theirs:
+            if theirs not in (size, -1):  # -1: an older library without this operator, which then falls back
                 return None, f"{path.name}: {structure.__name__} has {theirs} bytes, expected {size}; {_REMEDY[kind]}"
         for name, (result, arguments) in abi.FUNCTIONS.items():
             function = getattr(library, name, None)

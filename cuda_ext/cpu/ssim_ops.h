@@ -58,10 +58,55 @@ static int32_t ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t thre
     return AV_OK;
 }
 
-AV_INLINE F16 blur_horizontal(const float* p, const SsimWindow& window) {
-    F16 total = F16(window.w[0]) * load(p);
-    for (int i = 1; i <= SSIM_R; ++i) total = fma_(F16(window.w[i]), load(p - 3 * i) + load(p + 3 * i), total);
-    return total;
+// Blurs SSIM_COLUMN values at `p`, 64-byte aligned, along the row.
+AV_INLINE void blur_horizontal(const float* p, float* out, const SsimWindow& window) {
+#if AV_ISA >= 512
+    // Shifted registers are cut from aligned neighbours: half the cost of loads that cross cache lines.
+    __m512 left = _mm512_load_ps(p - 16), here = _mm512_load_ps(p);
+    for (int i = 0; i < SSIM_COLUMN; i += 16) {
+        const __m512 right = _mm512_load_ps(p + i + 16);
+        const __m512i l = _mm512_castps_si512(left), h = _mm512_castps_si512(here), r = _mm512_castps_si512(right);
+        F16 total = F16(window.w[0]) * F16(here);
+#define AV_TAP(k)                                                                     \
+    total = fma_(F16(window.w[k]),                                                    \
+                 F16(_mm512_castsi512_ps(_mm512_alignr_epi32(h, l, 16 - 3 * k))) +    \
+                     F16(_mm512_castsi512_ps(_mm512_alignr_epi32(r, h, 3 * k))),      \
+                 total)
+        AV_TAP(1);
+        AV_TAP(2);
+        AV_TAP(3);
+        AV_TAP(4);
+        AV_TAP(5);
+#undef AV_TAP
+        store(out + i, total);
+        left = here, here = right;
+    }
+#else
+    for (int i = 0; i < SSIM_COLUMN; i += 16) {
+        F16 total = F16(window.w[0]) * load(p + i);
+        for (int k = 1; k <= SSIM_R; ++k) total = fma_(F16(window.w[k]), load(p + i - 3 * k) + load(p + i + 3 * k), total);
+        store(out + i, total);
+    }
+#endif
+}
+
+// Blurs one register's width down `count` + 2·SSIM_R rows of a column, in place: row r becomes the blur centred on r + SSIM_R. The
+// window slides through registers, one load per row.
+AV_INLINE void blur_vertical(float* p, int64_t stride, int64_t count, const SsimWindow& window) {
+    F16 rows[SSIM_TAPS];
+    for (int j = 0; j < SSIM_TAPS - 1; ++j) rows[j] = load(p + j * stride);
+    for (int64_t r = 0; r < count; r += SSIM_TAPS) {
+#pragma GCC unroll 11
+        for (int j = 0; j < SSIM_TAPS; ++j) {  // row r + j is the oldest, at rows[j]
+            if (r + j >= count) return;
+            rows[(j + SSIM_TAPS - 1) % SSIM_TAPS] = load(p + (r + j + SSIM_TAPS - 1) * stride);
+            F16 total = F16(window.w[0]) * rows[(j + SSIM_R) % SSIM_TAPS];
+#pragma GCC unroll 5
+            for (int k = 1; k <= SSIM_R; ++k)
+                total = fma_(F16(window.w[k]), rows[(j + SSIM_R - k) % SSIM_TAPS] + rows[(j + SSIM_R + k) % SSIM_TAPS], total);
+            store(p + (r + j) * stride, total);
+        }
+    }
 }
 
 struct SsimJob {
@@ -76,6 +121,30 @@ struct SsimJob {
 AV_INLINE float ssim_weight(const AvSsim& a, int64_t b, int64_t y, int64_t x) {
     if (y < a.crop || y >= a.height - a.crop || x < a.crop || x >= a.width - a.crop) return 0.0f;
     return a.weights ? a.weights[(b * a.height + y) * a.width + x] : 1.0f;
+}
+
+// The same for the sixteen interleaved values from `at` of row y, times `scale`; values beyond the row count nothing.
+AV_INLINE F16 ssim_weights(const AvSsim& a, int64_t b, int64_t y, int64_t at, float scale) {
+    const int64_t W3 = 3 * (int64_t)a.width;
+    if (y < a.crop || y >= a.height - a.crop) return F16(0.0f);
+    if (at >= 3 * a.crop && at + 16 <= W3 - 3 * a.crop) {
+        if (!a.weights) return F16(scale);
+        const float* w = a.weights + (b * a.height + y) * a.width + at / 3;  // at most six pixels
+#if AV_ISA >= 512
+        alignas(64) static const int32_t pixel[3][16] = {{0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5},
+                                                         {0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5},
+                                                         {0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5}};
+        return F16(scale) * F16(_mm512_permutexvar_ps(_mm512_load_si512(pixel[at % 3]), _mm512_maskz_loadu_ps(0x3f, w)));
+#else
+        alignas(64) float lanes[16];
+        const int phase = (int)(at % 3);
+        for (int l = 0; l < 16; ++l) lanes[l] = w[(phase + l) / 3];
+        return F16(scale) * load(lanes);
+#endif
+    }
+    alignas(64) float lanes[16];
+    for (int l = 0; l < 16; ++l) lanes[l] = at + l < W3 ? ssim_weight(a, b, y, (at + l) / 3) * scale : 0.0f;
+    return load(lanes);
 }
 
 static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scratch) {
@@ -125,9 +194,8 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
     for (int64_t left = 0; left < W3; left += SSIM_COLUMN) {
         for (int64_t r = 0; r < source_rows; ++r)
             for (int q = 0; q < 4; ++q)
-                for (int i = 0; i < SSIM_COLUMN; i += 16)
-                    store(column + (r * 4 + q) * SSIM_COLUMN + i,
-                          blur_horizontal(source[q] + r * stride + SSIM_PAD + left + i, window));
+                blur_horizontal(source[q] + r * stride + SSIM_PAD + left, column + (r * 4 + q) * SSIM_COLUMN, window);
+        for (int i = 0; i < 4 * SSIM_COLUMN; i += 16) blur_vertical(column + i, 4 * SSIM_COLUMN, map_rows, window);
         for (int i = 0; i < SSIM_COLUMN && left + i < W3; i += 16) {
             for (int64_t r = 0; r < map_rows; ++r) {
                 const int64_t y = m0 + r;
@@ -137,20 +205,12 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
                     continue;
                 }
                 F16 e[4];
-                for (int q = 0; q < 4; ++q) {
-                    const float* p = column + ((r + SSIM_R) * 4 + q) * SSIM_COLUMN + i;
-                    e[q] = F16(window.w[0]) * load(p);
-                    for (int k = 1; k <= SSIM_R; ++k)
-                        e[q] = fma_(F16(window.w[k]), load(p - 4 * k * SSIM_COLUMN) + load(p + 4 * k * SSIM_COLUMN), e[q]);
-                }
+                for (int q = 0; q < 4; ++q) e[q] = load(column + (r * 4 + q) * SSIM_COLUMN + i);
                 const F16 square_a = e[0] * e[0], square_b = e[1] * e[1], product = e[0] * e[1];
                 const F16 A1 = two * product + c1, A2 = two * (e[3] - product) + c2;
                 const F16 B1 = square_a + square_b + c1, B2 = e[2] - square_a - square_b + c2;
                 const F16 inv_B1 = one / B1, inv_B2 = one / B2, inv = inv_B1 * inv_B2, S = A1 * A2 * inv;
-                alignas(64) float lanes[16];
-                for (int l = 0; l < 16; ++l)
-                    lanes[l] = left + i + l < W3 ? ssim_weight(in, b, y, (left + i + l) / 3) * job.inv_count : 0.0f;
-                const F16 weight = load(lanes);
+                const F16 weight = ssim_weights(in, b, y, left + i, job.inv_count);
                 if (y >= y0 && y < y1) ssim_sums[y - y0] += (double)sum(weight * S);
                 if (!gradient) continue;
                 float* to = maps + r * stride + SSIM_PAD + left + i;
@@ -164,22 +224,12 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
         job.ssim[b * in.height + y] = ssim_sums[y - y0];
         if (!in.l1) continue;
         const float *a = in.a + (b * in.height + y) * W3, *c = in.b + (b * in.height + y) * W3;
-        double total = 0;
-        if (!in.weights) {
-            if (y >= in.crop && y < in.height - in.crop) {
-                F16 sums = F16(0.0f);
-                for (int64_t i = 3 * in.crop; i < W3 - 3 * in.crop; i += 16) {
-                    const int64_t n = W3 - 3 * in.crop - i;
-                    sums += n >= 16 ? abs_(load(a + i) - load(c + i)) : abs_(load_part(a + i, (int)n) - load_part(c + i, (int)n));
-                }
-                total = (double)sum(sums);
-            }
-        } else {
-            for (int64_t x = 0; x < in.width; ++x)
-                total += (double)ssim_weight(in, b, y, x) *
-                         (double)(fabsf(a[3 * x] - c[3 * x]) + fabsf(a[3 * x + 1] - c[3 * x + 1]) + fabsf(a[3 * x + 2] - c[3 * x + 2]));
+        F16 total = F16(0.0f);
+        for (int64_t i = 0; i < W3; i += 16) {
+            const int n = W3 - i < 16 ? (int)(W3 - i) : 16;
+            total = fma_(ssim_weights(in, b, y, i, 1.0f), abs_(load_part(a + i, n) - load_part(c + i, n)), total);
         }
-        job.l1[b * in.height + y] = total * (double)job.inv_count;
+        job.l1[b * in.height + y] = (double)sum(total) * (double)job.inv_count;
     }
     if (!gradient) return;
     // ∂/∂a = blur(∂/∂E[a]) + 2a blur(∂/∂E[a²+b²]) + b blur(∂/∂E[ab])
@@ -187,19 +237,13 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
     for (int64_t left = 0; left < W3; left += SSIM_COLUMN) {
         for (int64_t r = 0; r < map_rows; ++r)
             for (int q = 0; q < 3; ++q)
-                for (int i = 0; i < SSIM_COLUMN; i += 16)
-                    store(column + (r * 4 + q) * SSIM_COLUMN + i,
-                          blur_horizontal(maps + (q * map_rows + r) * stride + SSIM_PAD + left + i, window));
+                blur_horizontal(maps + (q * map_rows + r) * stride + SSIM_PAD + left, column + (r * 3 + q) * SSIM_COLUMN, window);
+        for (int i = 0; i < 3 * SSIM_COLUMN; i += 16) blur_vertical(column + i, 3 * SSIM_COLUMN, y1 - y0, window);
         for (int i = 0; i < SSIM_COLUMN && left + i < W3; i += 16) {
             const int n = W3 - left - i < 16 ? (int)(W3 - left - i) : 16;
             for (int64_t y = y0; y < y1; ++y) {
                 F16 e[3];
-                for (int q = 0; q < 3; ++q) {
-                    const float* p = column + ((y - m0) * 4 + q) * SSIM_COLUMN + i;
-                    e[q] = F16(window.w[0]) * load(p);
-                    for (int k = 1; k <= SSIM_R; ++k)
-                        e[q] = fma_(F16(window.w[k]), load(p - 4 * k * SSIM_COLUMN) + load(p + 4 * k * SSIM_COLUMN), e[q]);
-                }
+                for (int q = 0; q < 3; ++q) e[q] = load(column + ((y - y0) * 3 + q) * SSIM_COLUMN + i);
                 const int64_t at = (y - s0) * stride + SSIM_PAD + left + i;
                 const F16 g = e[0] + two * load(source[0] + at) * e[1] + load(source[1] + at) * e[2];
                 store_part(out + y * W3 + left + i, g, n);
@@ -246,16 +290,10 @@ static int32_t ssim_backward(const AvSsimBackward* args) {
         const float v_l1 = args->v_l1 ? args->v_l1[b] * inv_count : 0.0f;
         for (int64_t y = y0; y < y1; ++y) {
             const int64_t row = (b * args->height + y) * W3;
-            const bool plain = !args->weights && y >= args->crop && y < args->height - args->crop;
             for (int64_t i = 0; i < W3; i += 16) {
                 const int n = W3 - i < 16 ? (int)(W3 - i) : 16;
                 const F16 difference = load_part(args->a + row + i, n) - load_part(args->b + row + i, n);
-                F16 step = F16(v_l1);
-                if (!plain || i < 3 * args->crop || i + 16 > W3 - 3 * args->crop) {
-                    alignas(64) float lanes[16];
-                    for (int l = 0; l < 16; ++l) lanes[l] = i + l < W3 ? ssim_weight(in, b, y, (i + l) / 3) * v_l1 : 0.0f;
-                    step = load(lanes);
-                }
+                const F16 step = ssim_weights(in, b, y, i, v_l1);
                 const F16 l1 = select(difference > zero, step, select(difference < zero, -step, zero));
                 store_part(args->v_a + row + i, fma_(v_ssim, load_part((const float*)args->saved + row + i, n), l1), n);
             }
