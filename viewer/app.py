@@ -148,12 +148,10 @@ class Viewer:
             self.guests[client.client_id] = kept
 
         async def moved(camera: Any) -> None:
-            session.camera_moved(camera.wxyz, camera.position, camera.fov, camera.image_width, camera.image_height)
+            session.camera_moved(camera.wxyz, camera.position, camera.fov)
 
         client.camera.on_update(moved)
-        camera = client.camera
-        session.camera_moved(camera.wxyz, camera.position, camera.fov, camera.image_width, camera.image_height)
-        session.look_from("Front")
+        session.camera_moved(client.camera.wxyz, client.camera.position, client.camera.fov)
         self.loop.add(session)
 
     def _leave(self, client: Any) -> None:

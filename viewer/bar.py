@@ -103,9 +103,7 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
             case "out":
                 transport.set_bounds(transport.bounds[0], transport.frame + 1)
             case "bounds":
-                if not isinstance(value, list) or len(value) != 2:
-                    raise ValueError("bounds need a first and a last frame")
-                transport.set_bounds(int(_number(value[0])), int(_number(value[1])))
+                transport.set_bounds(*(int(n) for n in _pair(value)))
             case "mode":
                 session.set_mode(_text(value))
             case "against":
@@ -122,6 +120,8 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
                 session.desk.redo()
             case "release":
                 session.desk.release()
+            case "canvas":
+                session.resized(*(int(n) for n in _pair(value)))
             case "visible":
                 session.visible = bool(value)
             case "worst":
@@ -207,6 +207,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError("a number is needed")
     return float(value)
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError("two numbers are needed")
+    return _number(value[0]), _number(value[1])
 
 
 def _text(value: Any) -> str:

@@ -81,8 +81,8 @@ def draw_milliseconds(stage: Stage, width: int, height: int, count: int = 20) ->
     session = Session(stage, _NoLoop(), Screen(), lambda _: None)  # type: ignore[arg-type]
     import numpy as np
 
-    session.camera_moved(np.array([1.0, 0, 0, 0]), np.zeros(3), 0.4, width, height)
-    session.look_from("Front")
+    session.camera_moved(np.array([1.0, 0, 0, 0]), np.zeros(3), 0.4)
+    session.resized(width, height)
     times = []
     for i in range(count):
         session.transport.seek(i)
@@ -126,10 +126,11 @@ def playing(viewer: Viewer, pages: list[Any], seconds: float) -> dict[str, float
     pages[0].wait_for_timeout(1000 * seconds)
     rates = [page.evaluate("1000 * avPictures.length / (performance.now() - avFrom)") for page in pages]
     scale = min(s.governor.scale for s in sessions)
+    trip = max(s.governor.trip_seconds or 0.0 for s in sessions)
     for page in pages:
         page.get_by_label("Play or pause").click()
     pages[0].wait_for_timeout(300)
-    return {"fps": min(rates), "scale": scale}
+    return {"fps": min(rates), "scale": scale, "trip_ms": 1000 * trip}
 
 
 def _open(viewer: Viewer, browser: Any, width: int, height: int) -> Any:

@@ -29,10 +29,10 @@ class Page:
     def __init__(self, title: str, viser_page: Path, sound: Callable[[str, int], Path | None]) -> None:
         self.sound = sound
         source = viser_page.read_text(encoding="utf-8")
-        # Before viser's own script, which reads the query: it would lower the canvas's resolution for good on a slow GPU,
-        # where our governor lowers it only while things move.
-        sharp = '<script>history.replaceState(null, "", "?fixedDpr=" + Math.min(devicePixelRatio || 1, 2))</script>'
-        head = f'{sharp}<link rel="stylesheet" href="/stage.css"><script defer src="/stage.js"></script>'
+        # Before viser's own script, which reads the query: its canvas only takes the mouse, our pictures lie over it, so
+        # that a machine without graphics need not draw it at full size.
+        small = '<script>history.replaceState(null, "", "?fixedDpr=0.1")</script>'
+        head = f'{small}<link rel="stylesheet" href="/stage.css"><script defer src="/stage.js"></script>'
         start = source.index("<head>") + len("<head>")
         end = source.index("</head>")
         source = source[:start] + head + source[start:end] + '<link rel="icon" href="/icon.svg">' + source[end:]

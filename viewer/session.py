@@ -84,14 +84,11 @@ class Session:
 
     # What the browser reports ------------------------------------------------------------------------------------
 
-    def camera_moved(self, wxyz: np.ndarray, position: np.ndarray, fov: float, width: int, height: int) -> None:
-        """The browser's camera is there now, on a canvas of that many pixels."""
-        if width < 1 or height < 1 or not np.isfinite([*wxyz, *position, fov]).all() or not 0 < fov < math.pi:
+    def camera_moved(self, wxyz: np.ndarray, position: np.ndarray, fov: float) -> None:
+        """The browser's camera is there now."""
+        if not np.isfinite([*wxyz, *position, fov]).all() or not 0 < fov < math.pi or not np.any(wxyz):
             return
         with self.lock:
-            before = self._aspect
-            self._canvas = (width, height)
-            resized = abs(self._aspect / before - 1) > 0.01
             viewmat = view_matrix(wxyz, position)
             self._reported = viewmat
             if self._expected is not None:
@@ -102,14 +99,25 @@ class Session:
                     return
                 if close:
                     self._expected_since = -math.inf
-                elif self.camera is not None and not resized:
+                elif self.camera is not None:
                     self.camera, self._expected = None, None
                     self._leave_truth()
                     self.version += 1
             self._viewmat, self._fov = viewmat, fov
-            refit = resized and self.camera is not None
-        if refit:
+        self.loop.wake()
+
+    def resized(self, width: int, height: int) -> None:
+        """The browser shows pictures on a canvas of that many pixels."""
+        if not 1 <= width <= 20_000 or not 1 <= height <= 20_000:
+            raise ValueError(f"a canvas of {width} × {height} pixels")
+        with self.lock:
+            before, first = self._aspect, self._canvas is None
+            self._canvas = (width, height)
+            refit = first or abs(self._aspect / before - 1) > 0.01
+        if refit and self.camera is not None:
             self.look_through(self.camera)
+        elif first:
+            self.look_from("Front")
         self.loop.wake()
 
     def acknowledged(self, seconds: float) -> None:

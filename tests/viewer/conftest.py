@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,25 +59,53 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         yield started
 
 
-@pytest.fixture
-def open_page(browser) -> Iterator[Callable]:
-    """open_page(viewer, width, height) → a page whose first exact picture has arrived."""
+@contextmanager
+def _opened(browser, viewer, width: int, height: int) -> Iterator[object]:
     from viewer.browser import open_viewer
 
-    contexts = []
-
-    def opener(viewer, width: int = 900, height: int = 560):
-        context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
-        contexts.append(context)
+    context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+    try:
         page = context.new_page()
         page.problems = []
         page.on("pageerror", lambda error: page.problems.append(str(error)))
         open_viewer(page, viewer.url)
-        return page
-
-    yield opener
-    for context in contexts:
+        yield page
+    finally:
         context.close()
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable]:
+    """open_page(viewer, width, height) → a new page whose first picture has arrived."""
+    with ExitStack() as stack:
+        yield lambda viewer, width=900, height=560: stack.enter_context(_opened(browser, viewer, width, height))
+
+
+@pytest.fixture(scope="module")
+def desktop(browser, viewer) -> Iterator[tuple]:
+    """One page of 1280×720 that the tests of a module share (opening one takes seconds on one core), and its guest."""
+    with _opened(browser, viewer, 1280, 720) as page:
+        yield page, viewer.guests[max(viewer.guests)]
+
+
+@pytest.fixture
+def fresh(desktop) -> Iterator[tuple]:
+    """The shared page as a newcomer finds it: paused at the start, in front, nothing held; it must not report a problem."""
+    page, guest = desktop
+    session = guest.session
+    with session.lock:
+        session.transport.pause()
+        session.transport.select("EXP-1")
+        session.transport.set_bounds(0, 40)
+        session.desk.release()
+        session.against, session.mode, session.wipe = "Truth", "Render", 0.5
+        session.look_from("Front")
+    session.touch()
+    page.get_by_role("tab", name="Face").click()
+    page.mouse.move(5, 5)
+    page.locator("#av-line").focus()
+    yield page, guest
+    assert page.problems == []
 
 
 @pytest.fixture

@@ -80,9 +80,8 @@ def type_slider(page, name: str, value: float) -> None:
     box.press("Enter")
 
 
-def test_a_slider_moves_what_it_names_and_nothing_else(viewer, open_page, keep) -> None:
-    page = open_page(viewer, 1280, 720)
-    guest = newest(viewer)
+def test_a_slider_moves_what_it_names_and_nothing_else(viewer, fresh, keep) -> None:
+    page, guest = fresh
     before = still(guest)
     canvas = page.locator("#root canvas").first.bounding_box()
     assert abs(before.shape[1] / before.shape[0] - canvas["width"] / canvas["height"]) < 0.02
@@ -100,7 +99,7 @@ def test_a_slider_moves_what_it_names_and_nothing_else(viewer, open_page, keep) 
     top = slice(0, int(0.55 * len(before)))  # eyes and forehead
     assert np.array_equal(after[top], before[top])
     assert count(on_screen(page), RED) > 2.5 * count(before, RED)
-    assert latency < 5 and page.problems == []
+    assert latency < 5
 
     page.keyboard.press("Escape")
     page.locator("#av-line").focus()
@@ -109,9 +108,8 @@ def test_a_slider_moves_what_it_names_and_nothing_else(viewer, open_page, keep) 
     assert np.array_equal(still(guest), before)
 
 
-def test_playing_and_pausing_with_sound_in_step(viewer, open_page, keep) -> None:
-    page = open_page(viewer)
-    guest = newest(viewer)
+def test_playing_and_pausing_with_sound_in_step(viewer, fresh, keep) -> None:
+    page, guest = fresh
     still(guest)
     page.get_by_label("Sequence").select_option("SEN-1")
     until(lambda: guest.session.transport.sequence == "SEN-1", what="the sequence")
@@ -135,12 +133,10 @@ def test_playing_and_pausing_with_sound_in_step(viewer, open_page, keep) -> None
     until(lambda: guest.session.transport.frame != frame, what="a step")
     assert guest.session.transport.frame in (frame + 1, 40)
     assert not np.array_equal(still(guest), exact)
-    assert page.problems == []
 
 
-def test_two_browsers_have_their_own_time_mode_and_face(viewer, open_page) -> None:
-    page, guest = open_page(viewer, 760, 520), None
-    guest = newest(viewer)
+def test_two_browsers_have_their_own_time_mode_and_face(viewer, fresh, open_page) -> None:
+    page, guest = fresh
     mine = still(guest)
     other_page = open_page(viewer, 640, 480)
     other = newest(viewer)
@@ -157,9 +153,8 @@ def test_two_browsers_have_their_own_time_mode_and_face(viewer, open_page) -> No
     until(lambda: guest.session.transport.frame == 1, what="a step after the other left")
 
 
-def test_comparing_with_the_truth(viewer, open_page, keep) -> None:
-    page = open_page(viewer, 1280, 720)
-    guest = newest(viewer)
+def test_comparing_with_the_truth(viewer, fresh, keep) -> None:
+    page, guest = fresh
     page.get_by_role("radio", name="Wipe").click()
     until(lambda: guest.session.mode == "Wipe", what="wipe")
     picture = still(guest)
@@ -196,9 +191,8 @@ def test_comparing_with_the_truth(viewer, open_page, keep) -> None:
     until(lambda: not np.array_equal(still(guest), turned), what="the front")
 
 
-def test_comparing_with_another_avatar(viewer, open_page, keep) -> None:
-    page = open_page(viewer, 1000, 600)
-    guest = newest(viewer)
+def test_comparing_with_another_avatar(viewer, fresh, keep) -> None:
+    page, guest = fresh
     still(guest)
     page.get_by_label("Compare with").select_option("Rival")
     page.get_by_role("radio", name="Wipe").click()
@@ -209,9 +203,8 @@ def test_comparing_with_another_avatar(viewer, open_page, keep) -> None:
     keep(page, "two-avatars")
 
 
-def test_searching_presets_and_saving(viewer, open_page, keep, tmp_path: Path) -> None:
-    page = open_page(viewer, 1280, 720)
-    guest = newest(viewer)
+def test_searching_presets_and_saving(viewer, fresh, keep, tmp_path: Path) -> None:
+    page, guest = fresh
     before = still(guest)
     search = page.locator(".mantine-Flex-root", has=page.get_by_text("Find", exact=True)).last.get_by_role("textbox")
     search.fill("jaw op")
@@ -236,9 +229,8 @@ def test_searching_presets_and_saving(viewer, open_page, keep, tmp_path: Path) -
     json.dumps(parameters)
 
 
-def test_loading_a_performance_and_filming_it(viewer, open_page, keep, tmp_path: Path) -> None:
-    page = open_page(viewer, 1000, 600)
-    guest = newest(viewer)
+def test_loading_a_performance_and_filming_it(viewer, fresh, keep, tmp_path: Path) -> None:
+    page, guest = fresh
     still(guest)
     page.get_by_role("tab", name="Clip").click()
     (tmp_path / "talk <b>.csv").write_bytes(b"take 4567890")
@@ -260,17 +252,15 @@ def test_loading_a_performance_and_filming_it(viewer, open_page, keep, tmp_path:
         page.get_by_role("button", name="Load a performance").click()
     chooser.value.set_files(str(tmp_path / "bad.csv"))
     page.get_by_text("bad.csv is not a take.").wait_for(timeout=10_000)
-    assert page.problems == []
 
 
-def test_errors_are_shown_and_survived(viewer, open_page, keep) -> None:
-    page = open_page(viewer)
-    guest = newest(viewer)
+def test_errors_are_shown_and_survived(viewer, fresh, keep) -> None:
+    page, guest = fresh
     still(guest)
     viewer.stage.fail = "the renderer <img src=x onerror=alert(1)> has no memory."
     try:
         page.keyboard.press("ArrowRight")
-        alert = page.get_by_role("alert")
+        alert = page.locator("#av-say [role=alert]")
         alert.wait_for(timeout=10_000)
         assert "<img src=x" in alert.inner_text() and page.locator("#av-say img").count() == 0
         keep(page, "error")
@@ -280,7 +270,7 @@ def test_errors_are_shown_and_survived(viewer, open_page, keep) -> None:
     alert.wait_for(state="detached", timeout=10_000)
     # A strange name is only text, too.
     assert page.locator("#av b:has-text('head'), #root b:has-text('head')").count() == 0 and page.title().startswith("Test <b>head</b>")
-    assert guest.session.transport.frame == 2 and page.problems == []
+    assert guest.session.transport.frame == 2
 
 
 def test_a_phone_sees_the_face_and_can_open_the_controls(viewer, open_page, keep) -> None:

@@ -43,7 +43,9 @@ class Screen:
 def make_session(stage: BallStage | None = None) -> tuple[Session, Clock, Screen]:
     stage, clock, screen = stage or BallStage(), Clock(), Screen()
     session = Session(stage, RenderLoop(stage, clock), screen, lambda _: None, clock)
-    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]), 0.4, 400, 300)
+    session.resized(400, 300)
+    clock.now += 10  # long after the camera was sent to the front
+    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]), 0.4)
     return session, clock, screen
 
 
@@ -313,15 +315,15 @@ def test_playing_is_bounded_and_waits_for_the_browser() -> None:
 
 def test_truth_looks_through_the_nearest_camera_and_orbiting_leaves_it() -> None:
     session, clock, _ = make_session()
-    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.3, 0.1, 1.2]), 0.4, 400, 300)
+    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.3, 0.1, 1.2]), 0.4)
     session.set_mode("Reference")
     assert session.camera == "front <1>" and session.take(clock.now).mode == "Reference"
     matrix = np.reshape(session.stage.view("front <1>", 4 / 3)[0], (4, 4))
     position = -matrix[:3, :3].T @ matrix[:3, 3]
-    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position + 0.3, 0.4, 400, 300)  # on its way
+    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position + 0.3, 0.4)  # on its way
     assert session.camera == "front <1>"
-    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position, 0.4, 400, 300)  # arrived
-    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position + 0.1, 0.4, 400, 300)  # dragged
+    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position, 0.4)  # arrived
+    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), position + 0.1, 0.4)  # dragged
     assert session.camera is None and session.mode == "Render"
 
 
@@ -350,9 +352,24 @@ def test_what_the_recordings_do_not_contain_is_named() -> None:
 def test_nonsense_from_the_browser_changes_nothing() -> None:
     session, clock, _ = make_session()
     before = session.full_request()
-    for width, fov, x in ((0, 0.4, 0.0), (400, math.nan, 0.0), (400, 0.4, math.inf), (400, -1.0, 0.0), (400, 9.0, 0.0)):
-        session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([x, 0.0, 1.0]), fov, width, 300)
+    for fov, x in ((math.nan, 0.0), (0.4, math.inf), (-1.0, 0.0), (9.0, 0.0)):
+        session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([x, 0.0, 1.0]), fov)
+    session.camera_moved(np.zeros(4), np.zeros(3), 0.4)
+    for size in ((0, 10), (10, -1), (10**9, 10)):
+        with pytest.raises(ValueError):
+            session.resized(*size)
     assert session.full_request() == before
+
+
+def test_a_new_shape_of_the_canvas_fits_the_picture_of_the_camera_again() -> None:
+    session, clock, _ = make_session()
+    placed = []
+    session._place_camera = placed.append
+    session.look_through("front <1>")
+    session.resized(200, 400)
+    assert len(placed) == 2 and placed[1].fov > placed[0].fov
+    session.resized(100, 200)
+    assert len(placed) == 2 and session.take(clock.now).width == 100
 
 
 def test_an_error_pauses_is_told_and_is_forgotten_after_the_next_change() -> None:

@@ -65,6 +65,7 @@ async def visit(viewer: Viewer, commands: int) -> int:
                         await bar.send(json.dumps({"do": "shown", "value": int.from_bytes(message[:4], "little")}))
 
             eyes = asyncio.create_task(look())
+            await bar.send(json.dumps({"do": "canvas", "value": [400, 300]}))
             await bar.send(json.dumps({"do": "play"}))
             for i in range(commands):
                 await bar.send(json.dumps({"do": "seek", "value": i % 80}) if i % 7 else "nonsense")

@@ -131,10 +131,15 @@
   }
 
   // Where viser's canvas is: over it lie the modes, the wipe handle and the messages.
-  let stage = null;
+  let stage = null, told = "";
   function place() {
     if (!stage) return;
-    const box = stage.getBoundingClientRect();
+    const box = stage.getBoundingClientRect(), ratio = Math.min(devicePixelRatio || 1, 2);
+    const size = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
+    if (socket && size[0] > 0 && size[1] > 0 && told !== `${key} ${size}` && socket.readyState === WebSocket.OPEN) {
+      told = `${key} ${size}`;
+      send("canvas", size);
+    }
     Object.assign(over.style, { left: `${box.left}px`, top: `${box.top}px`, width: `${box.width}px`, height: `${box.height}px` });
     wipe.style.display = state.mode === "Wipe" ? "block" : "none";
     wipe.style.left = `${state.wipe * 100}%`;
@@ -245,6 +250,7 @@
     const own = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/bar/${key}`);
     socket = own;
     own.binaryType = "blob";
+    own.onopen = place;
     own.onmessage = (event) => {
       if (socket !== own) return;
       if (event.data instanceof Blob) { show(own, event.data); return; }
@@ -269,8 +275,12 @@
     const marker = document.getElementById("session");
     if (marker && marker.dataset.key !== key) connect(marker.dataset.key);
     // viser warns that WebGL runs in software; here it only shows pictures that the server has drawn.
-    for (const toast of document.querySelectorAll(".mantine-Notification-root"))
+    for (const toast of document.querySelectorAll(".mantine-Notification-root:not([data-seen])")) {
       if (toast.textContent.includes("WebGL is running in software")) toast.style.display = "none";
+      else if (!/^(Received|Uploading|Downloading)/.test(toast.textContent)) continue;
+      toast.dataset.seen = "1"; // finished transfers would stay until they are clicked away
+      setTimeout(() => toast.querySelector("button")?.click(), 6000);
+    }
     // On a phone viser's sheet would hide half of the face: it starts closed.
     const sheet = collapsed ? null : document.querySelector('#root [style*="min-height: 3.5em"] [style*="cursor: pointer"]');
     if (sheet) { collapsed = true; sheet.click(); }
