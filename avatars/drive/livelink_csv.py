@@ -13,10 +13,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from avatars.drive.codes import ARKIT_NAMES, Codes, arkit_name, constant_rate, plain, to_yaw_pitch_roll, yaw_pitch_roll
 from avatars.errors import UserError
 from avatars.files import atomic_path
+from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle
 
 SUFFIXES = (".csv",)
 FPS = 60.0  # what the application records when nothing in the file says otherwise
@@ -32,16 +34,18 @@ _ANGLE_NAMES = [
     *("LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll"),
     *("RightEyeYaw", "RightEyePitch", "RightEyeRoll"),
 ]
+_ANGLE_COLUMNS = {plain(n) for n in _ANGLE_NAMES}
 _TIME_COLUMNS = ("timecode", "time", "timestamp", "seconds")
 
 
 def read(path: Path) -> Codes:
     """Read a recording; rows keep the distances of their timecodes, also where the application dropped frames."""
     try:
-        rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if any(c.strip() for c in row)]
+        lines = enumerate(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()), 1)
+        rows = [(number, row) for number, row in lines if any(c.strip() for c in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"codes: {path} is not a text table ({error}). Export the take as CSV again.") from None
-    header, rows, first_line = _header(path, rows)
+    header, rows = _header(path, rows)
     columns = [plain(name) for name in header]
     time_column = next((columns.index(c) for c in _TIME_COLUMNS if c in columns), None)
     weight_columns = {arkit_name(c): i for i, c in enumerate(columns) if arkit_name(c)}
@@ -50,8 +54,9 @@ def read(path: Path) -> Codes:
             f"codes: {path}: no column is an ARKit expression such as EyeBlinkLeft or JawOpen (found: "
             f"{', '.join(header[:5])} …). Give a Live Link Face recording or one with these names."
         )
-    values = _numbers(path, header, rows, first_line, skip={time_column, *_counters(columns)})
-    times, fps = _times(path, [row[time_column] for row in rows[: len(values)]] if time_column is not None else None, len(values))
+    used = [*weight_columns.values(), *(i for i, c in enumerate(columns) if c in _ANGLE_COLUMNS)]
+    values = _numbers(path, header, rows, used)
+    times, fps = _times(path, [row[time_column] for _, row in rows[: len(values)]] if time_column is not None else None, len(values))
     order = np.argsort(times, kind="stable")
     order = order[np.concatenate([[True], np.diff(times[order]) > 1e-6])]  # a repeated timecode: the first row counts
     values, times = values[order], times[order]
@@ -92,47 +97,39 @@ def write(path: Path, codes: Codes) -> None:
             out.writerow([code, len(row), *(f"{v:.7f}" for v in row)])
 
 
-def _header(path: Path, rows: list[list[str]]) -> tuple[list[str], list[list[str]], int]:
+def _header(path: Path, rows: list[tuple[int, list[str]]]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names of the columns, and the rows of frames with their line numbers."""
     if not rows:
         raise UserError(f"codes: {path} is empty. Export the take again.")
-    if any(arkit_name(c) for c in rows[0]) or not _is_number(rows[0][-1]):
+    first = rows[0][1]
+    if any(arkit_name(c) for c in first) or not _is_number(first[-1]):
         if len(rows) == 1:
             raise UserError(f"codes: {path} has a header and no frames. Export the take again.")
-        return rows[0], rows[1:], 2
-    count = len(rows[0])
+        return first, rows[1:]
     bare = list(ARKIT_NAMES)
     known = {51: bare[:51], 52: bare, 61: bare + _ANGLE_NAMES, 63: ["Timecode", "BlendshapeCount", *bare, *_ANGLE_NAMES]}
-    if count not in known:
-        raise UserError(f"codes: {path} has no header, and {count} columns; without one only {sorted(known)} are understood.")
-    return known[count], rows, 1
+    if len(first) not in known:
+        raise UserError(f"codes: {path} has no header, and {len(first)} columns; without one only {sorted(known)} are understood.")
+    return known[len(first)], rows
 
 
-def _counters(columns: list[str]) -> set[int]:
-    return {i for i, c in enumerate(columns) if c in ("blendshapecount", "") or (c not in _known_numbers() and not arkit_name(c))}
-
-
-def _known_numbers() -> set[str]:
-    return {n for names in _ANGLES.values() for n in names}
-
-
-def _numbers(path: Path, header: list[str], rows: list[list[str]], first_line: int, skip: set) -> np.ndarray:
+def _numbers(path: Path, header: list[str], rows: list[tuple[int, list[str]]], used: list[int]) -> np.ndarray:
+    """[rows, columns] with the `used` columns filled in."""
     values = np.zeros((len(rows), len(header)))
-    for i, row in enumerate(rows):
-        where = f"codes: {path}, line {first_line + i}"
+    for i, (line, row) in enumerate(rows):
+        where = f"codes: {path}, line {line}"
         if len(row) != len(header):
             if i == len(rows) - 1 and i > 0 and len(row) < len(header):
                 warnings.warn(f"{where}: cut off after {len(row)} of {len(header)} values; this last frame is left out", stacklevel=2)
                 return values[:i]
             raise UserError(f"{where}: {len(row)} values under {len(header)} columns. Repair that line or export again.")
-        for j, text in enumerate(row):
-            if j in skip:
-                continue
+        for j in used:
             try:
-                values[i, j] = float(text)
+                values[i, j] = float(row[j])
             except ValueError:
-                raise UserError(f"{where}: '{text}' under {header[j]} is not a number. Repair it or export again.") from None
+                raise UserError(f"{where}: '{row[j]}' under {header[j]} is not a number. Repair it or export again.") from None
             if not np.isfinite(values[i, j]):
-                raise UserError(f"{where}: {header[j]} is {text}. Repair it or export again.")
+                raise UserError(f"{where}: {header[j]} is {row[j]}. Repair it or export again.")
     return values
 
 
@@ -163,10 +160,7 @@ def _times(path: Path, texts: list[str] | None, count: int) -> tuple[np.ndarray,
 
 
 def _compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    import torch
-
-    from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle
-
+    """Axis-angle [T, 3] of `first` after `second`."""
     A, B = (axis_angle_to_matrix(torch.as_tensor(x, dtype=torch.float64)) for x in (first, second))
     return matrix_to_axis_angle(A @ B).numpy()
 
