@@ -319,5 +319,7 @@ FUNCTIONS: dict[str, tuple[type, list]] = {
     "av_ssim_sizes": (c.c_int32, [c.c_int64, c.c_int32, c.c_int32, c.c_int32, _I64P, _I64P]),
     "av_adam": (c.c_int32, [c.POINTER(AvAdam)]),
     "av_mesh_rasterize": (c.c_int32, [c.POINTER(AvMesh)]),
+    "av_hash_forward": (c.c_int32, [c.POINTER(AvLaunch), c.c_int64, c.c_int32, c.c_int32, P, P, P, P, P, P]),
+    "av_hash_backward": (c.c_int32, [c.POINTER(AvLaunch), c.c_int64, c.c_int32, c.c_int32, P, P, P, P, P, P, P, P]),
     "av_mesh_scratch": (c.c_int64, [c.c_int64, c.c_int64, c.c_int64, c.c_int32, c.c_int32]),
 }

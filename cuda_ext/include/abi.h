@@ -308,6 +308,14 @@ int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t threads,
 int32_t av_adam(const AvAdam* args);
 int32_t av_mesh_rasterize(const AvMesh* args);
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height);
+// Multi-resolution hash grid, see include/hash.h. On the host: scales and resolutions [levels], offsets [levels + 1]. positions [N, 3] in
+// 0..1, table [offsets[levels], features], out and v_out [N, levels · features]; v_table and v_positions are written, NULL to skip.
+int32_t av_hash_forward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
+                        const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
+                        float* out);
+int32_t av_hash_backward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
+                         const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
+                         const float* v_out, float* v_table, float* v_positions);
 
 #ifdef __cplusplus
 }
