@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_lock = threading.Lock()
+_inside = 0  # threads that want silence
+_stderr = -1  # the standard error while there is silence
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Send what is written to file descriptor 2 nowhere; for the short while in which mediapipe starts."""
+    """Send what is written to file descriptor 2 nowhere, for the short while in which mediapipe starts.
+
+    Several threads may be inside at once; the last one out brings the standard error back.
+    """
+    global _inside, _stderr
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 2)
+            os.close(null)
     try:
-        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                os.dup2(_stderr, 2)
+                os.close(_stderr)

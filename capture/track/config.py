@@ -89,7 +89,7 @@ class MotionStage:
     """More add time and little precision."""
     points: int = 1600
     iterations: int = 8
-    sigma_mm: float = 3.0
+    sigma_mm: float = 2.0
     robust_mm: float = 0.7
     landmark_sigma_mm: float = 20.0
     """Landmarks go on deciding what the flow cannot see (closed lids); their constant error is taken out first."""

@@ -65,7 +65,7 @@ def landmark_rig(head: HeadModel) -> LandmarkRig:
     keep = marks.valid[: len(names)].nonzero()[:, 0]
     ids = names[keep]
     reliability = torch.where(torch.isin(ids, torch.tensor(FACE_OVAL)), 0.1, 1.0)
-    reliability[ids >= IRISES] = 4.0  # ten points alone decide where the eyes look
+    reliability[ids >= IRISES] = 12.0  # ten points alone decide where the eyes look
     position = {int(i): n for n, i in enumerate(ids)}
     pairs = [(position[a], position[b]) for a, b in LID_PAIRS + LIP_PAIRS if a in position and b in position]
     face_ids, barycentrics = marks.face_ids[keep], marks.barycentrics[keep]
