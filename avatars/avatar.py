@@ -169,7 +169,7 @@ def save_avatar(avatar: Avatar, folder: Path) -> None:
     write_tensors(folder / "avatar.safetensors", tensors)
     with atomic_path(folder / "sequences.npz") as temporary:
         np.savez(temporary, **{f.name: getattr(line.codes, f.name).detach().numpy() for f in fields(HeadPose)})
-    if a.head.name != "default":
+    if a.head.name != "default" or a.head.content_hash() != load_head().content_hash():  # or an older default
         save_head(a.head, folder / "head.npz")
     for segment in line.segments:
         source = _sound(avatar, segment.name)

@@ -65,8 +65,11 @@ class TrainConfig:
     mean_decay: float = 0.02
     """Positions' rate at the end, relative to the start; the other rates decay by its square root."""
     quat_rate: float = 2e-3
+    """Rotations, of quaternion components."""
     scale_rate: float = 7e-3
+    """Sizes, of their logarithms."""
     opacity_rate: float = 3e-2
+    """Opacities, of their logits."""
     color_rate: float = 5e-3
     """Constant colour; the view-dependent terms take a tenth."""
     expression_rate: float = 3e-4
@@ -99,7 +102,7 @@ class TrainConfig:
     color_ridge: float = 0.02
     """Strength that pulls each camera's colour correction towards none."""
 
-    refine_every: int = 100
+    refine_every: int = 60
     """Steps between densifications."""
     refine_from: float = 0.05
     """Share of the budget at which densification begins."""
