@@ -65,7 +65,9 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
     }
     for (int64_t i = first; i < first + ADAM_EACH && i < total; ++i) {
         const int64_t row = i / t.columns, column = i - row * t.columns;
-        const int64_t at = t.row_ids ? t.row_ids[row] * t.columns + column : i;
+        const int64_t target = t.row_ids ? t.row_ids[row] : row;
+        if ((uint64_t)target >= (uint64_t)t.rows) continue;
+        const int64_t at = target * t.columns + column;
         const float rate = column < t.head_columns ? lr : lr_tail;
         t.param[at] = adam_value(t.param[at], t.grad[i], t.m[at], t.v[at], b1, b2, batch.eps, rate, inverse);
     }

@@ -7,12 +7,18 @@ namespace av {
 
 constexpr int BIND_THREADS = 128;
 
-__device__ inline void frame_of(const AvBind& s, const int64_t* face, Frame<float>& f) {
+// The frame of Gaussian n's triangle and its corners; false when an index points nowhere, which the host cannot check in time.
+__device__ inline bool frame_of(const AvBind& s, int64_t n, int64_t corners[3], Frame<float>& f) {
+    const int64_t face = s.face_ids[n];
+    if ((uint64_t)face >= (uint64_t)s.F) return false;
     float v[3][3];
     for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) v[i][j] = s.vertices[3 * face[i] + j];
+        corners[i] = s.faces[3 * face + i];
+        if ((uint64_t)corners[i] >= (uint64_t)s.V) return false;
+        for (int j = 0; j < 3; ++j) v[i][j] = s.vertices[3 * corners[i] + j];
     }
     triangle_frame<float>(v[0], v[1], v[2], f);
+    return true;
 }
 
 __device__ inline float plain_scale(const AvBind& s, float stored) { return (s.flags & AV_LOG_SCALES) ? expf(stored) : stored; }
@@ -21,7 +27,12 @@ __global__ void __launch_bounds__(BIND_THREADS) bind_kernel(AvBind s) {
     const int64_t n = (int64_t)blockIdx.x * BIND_THREADS + threadIdx.x;
     if (n >= s.N) return;
     Frame<float> f;
-    frame_of(s, s.faces + 3 * s.face_ids[n], f);
+    int64_t corners[3];
+    if (!frame_of(s, n, corners, f)) {  // seen at once, and dropped by the rasteriser
+        for (int i = 0; i < 4; ++i) s.quats[4 * n + i] = NAN;
+        for (int i = 0; i < 3; ++i) s.means[3 * n + i] = s.scales[3 * n + i] = NAN;
+        return;
+    }
     float q[4], local_quat[4], quat[4];
     frame_quat<float>(f, q);
     for (int i = 0; i < 4; ++i) local_quat[i] = s.local_quats[4 * n + i];
@@ -38,9 +49,13 @@ __global__ void __launch_bounds__(BIND_THREADS) bind_backward_kernel(AvBindBackw
     const AvBind& s = args.forward;
     const int64_t n = (int64_t)blockIdx.x * BIND_THREADS + threadIdx.x;
     if (n >= s.N) return;
-    const int64_t* face = s.faces + 3 * s.face_ids[n];
     Frame<float> f;
-    frame_of(s, face, f);
+    int64_t corners[3];
+    if (!frame_of(s, n, corners, f)) {
+        for (int i = 0; i < 4; ++i) args.v_local_quats[4 * n + i] = 0;
+        for (int i = 0; i < 3; ++i) args.v_local_means[3 * n + i] = args.v_local_scales[3 * n + i] = 0;
+        return;
+    }
     float q[4], inverse[4], turned[3], v_mean[3], v_quat[4], v_k = 0;
     frame_quat<float>(f, q);
     inverse[0] = q[0];
@@ -71,7 +86,7 @@ __global__ void __launch_bounds__(BIND_THREADS) bind_backward_kernel(AvBindBackw
     for (int i = 0; i < 3; ++i) v_omega[i] = f.k * v_omega[i] + 0.5f * turn[i + 1];
     triangle_frame_backward<float>(f, v_omega, v_k, v_mean, v[0], v[1], v[2]);
     for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) atomicAdd(&args.v_vertices[3 * face[i] + j], v[i][j]);
+        for (int j = 0; j < 3; ++j) atomicAdd(&args.v_vertices[3 * corners[i] + j], v[i][j]);
     }
 }
 

@@ -21,7 +21,9 @@ __device__ inline Triangle triangle_of(const AvMesh& mesh, int camera, int64_t f
     double p[3][3];
     int front = 0;
     for (int i = 0; i < 3; ++i) {
-        const float* vertex = vertices + 3 * mesh.faces[3 * face + i];
+        const int64_t corner = mesh.faces[3 * face + i];
+        if ((uint64_t)corner >= (uint64_t)mesh.V) return t;
+        const float* vertex = vertices + 3 * corner;
         const double x = vertex[0], y = vertex[1], z = vertex[2];
         for (int j = 0; j < 3; ++j) p[i][j] = K[3 * j] * x + K[3 * j + 1] * y + K[3 * j + 2] * z;
         front += p[i][2] >= mesh.near_plane;

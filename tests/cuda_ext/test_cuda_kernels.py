@@ -415,6 +415,25 @@ def test_bind_matches_the_reference(backend, log_scales):
         close(actual, leaf.grad, 1e-4, what)
 
 
+def test_indices_that_point_nowhere_touch_nothing(backend):
+    """The host cannot look at device indices without waiting, so the kernels guard themselves."""
+    library, device = backend
+    vertices, faces = torch.rand(4, 3), torch.tensor([[0, 1, 2], [1, 2, 9]])
+    ids = torch.tensor([0, 1, 7, -1])
+    inputs = to(device, vertices, torch.rand(4, 3), torch.rand(4, 4), torch.rand(4, 3))
+    faces, ids = faces.to(device), ids.to(device)
+    out = [torch.zeros(4, k, device=device) for k in (3, 4, 3)]
+    call = abi.AvBind(launch_of(device), 4, 2, 4, 0, 0, pointer(inputs[0]), pointer(faces), pointer(ids),
+                      *(pointer(t) for t in inputs[1:]), *(pointer(t) for t in out))  # fmt: skip
+    check(library, library.av_bind_forward(call))
+    assert bool(out[0][0].isfinite().all()) and bool(out[0][1:].isnan().all())
+    grads = [torch.full_like(t, torch.nan) for t in inputs]
+    v = [torch.ones_like(t) for t in out]
+    args = abi.AvBindBackward(call, *(pointer(t) for t in v), *(pointer(t) for t in grads), None, 0)
+    check(library, library.av_bind_backward(args))
+    assert all(bool(t.isfinite().all()) for t in grads) and float(grads[1][1:].abs().max()) == 0
+
+
 @pytest.mark.parametrize("cull_back", [False, True])
 def test_mesh_matches_the_reference(backend, cull_back):
     library, device = backend
