@@ -23,6 +23,7 @@ from avatars.errors import UserError
 from viewer.bar import Bar, Guest
 from viewer.cameras import Orbit, orbit
 from viewer.display import ImageDisplay
+from viewer.live import LiveLink
 from viewer.loop import RenderLoop
 from viewer.page import Page
 from viewer.panels import Panels
@@ -65,6 +66,7 @@ class Viewer:
         self.stage = stage
         self.gate = Gate(token or secrets.token_urlsafe(24), (*hosts, *(() if host in ("0.0.0.0", "::") else (host,))))
         self.loop = RenderLoop(stage)
+        self.live = LiveLink(self.loop.wake)
         self.guests: dict[int, _Kept] = {}
         self._curves: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -89,6 +91,7 @@ class Viewer:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        self.live.close()
         self.loop.stop()
         self.server.stop()
 
@@ -139,7 +142,7 @@ class Viewer:
 
         display = ImageDisplay(acknowledged)
         session = Session(self.stage, self.loop, display, place_camera)
-        panels = Panels(client, session)
+        panels = Panels(client, session, self.live)
         client.gui.add_html(f'<i id="session" data-key="{html.escape(key, quote=True)}" hidden></i>', order=1e6)
         kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture}), panels)
         with self._lock:
@@ -193,6 +196,7 @@ class Viewer:
             session.touch()
         if session.camera is not None and TRUTH in self.stage.references and session.camera not in self._curves:
             self._measure(session.camera)
+        guest.panels.live.refresh()
         version = session.version
         if version != guest.shown_version and not session.transport.playing:
             guest.shown_version = version

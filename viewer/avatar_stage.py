@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from avatars.avatar import Avatar, load_avatar
+from avatars.drive import retarget
 from avatars.errors import AvatarError, UserError
 from avatars.head import HeadModel
 from avatars.metrics import psnr
@@ -30,6 +31,7 @@ from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matri
 from avatars.types import Cameras, Gaussians, HeadPose
 from viewer.cameras import Rect, fit, fitted_fov
 from viewer.layers import Colour, draw_color, draw_layer, heat
+from viewer.live import codes_of
 from viewer.stage import LAYERS, TRUTH, Controls, Place, Request, Timeline
 from viewer.takes import read_take, unused_name, write_take
 
@@ -221,7 +223,11 @@ class AvatarStage:
 
     def _posed_head(self, time: float, controls: Controls) -> HeadPose:
         head = self.avatar.head
-        pose = self._track.at(time, self._stop(time)) if self._track is not None and controls.follow else self._rest
+        if controls.live:
+            pose = retarget(codes_of(np.array([controls.live]), np.zeros(1)), head, self._rest.to("cpu"), "still", quiet=True)
+            pose = pose.to(self._rest.expression.device)
+        else:
+            pose = self._track.at(time, self._stop(time)) if self._track is not None and controls.follow else self._rest
         expression, joints = pose.expression.clone(), pose.joints.clone()
         for name, weight in controls.held:
             expression[0, self.expression_names.index(name)] = weight

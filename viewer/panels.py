@@ -16,6 +16,8 @@ from avatars.png import encode_png
 from viewer import cameras
 from viewer.clip_panel import ClipPanel
 from viewer.desk import PRESETS, matches, regions
+from viewer.live import LiveLink
+from viewer.live_panel import LivePanel
 from viewer.session import Session
 from viewer.stage import LAYERS, MODES
 
@@ -32,7 +34,7 @@ _MOST_UPLOAD = 100_000
 class Panels:
     """Builds the widgets of one client and keeps them in step with its session (`refresh`)."""
 
-    def __init__(self, client: ClientHandle, session: Session) -> None:
+    def __init__(self, client: ClientHandle, session: Session, link: LiveLink) -> None:
         self.client, self.session, self.gui = client, session, client.gui
         self.sliders: dict[str, Any] = {}
         self._folders: dict[str, Any] = {}
@@ -45,6 +47,8 @@ class Panels:
             self._view()
         with tabs.add_tab("Clip"):
             self.clip = ClipPanel(client, session, self.tell)
+        with tabs.add_tab("Live"):
+            self.live = LivePanel(client, session, link, self.tell)
         with tabs.add_tab("About"):
             self._about()
         self._commands()

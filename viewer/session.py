@@ -18,6 +18,7 @@ import numpy as np
 from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, view_matrix
 from viewer.desk import Desk
 from viewer.governor import Governor
+from viewer.live import LiveLink
 from viewer.loop import NEVER, RenderLoop
 from viewer.stage import BACKGROUND, LAYERS, MODES, TRUTH, Controls, Request, Stage
 from viewer.transport import Transport
@@ -62,6 +63,7 @@ class Session:
         self.background = BACKGROUND
         self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
         self.follow, self.still = stage.timeline is not None, False
+        self.live: LiveLink | None = None  # followed while it is not None
         self.camera: str | None = None
         self.visible = True  # a hidden tab gets no pictures
         self.most_scale = 1.0  # the user's limit on resolution
@@ -292,6 +294,7 @@ class Session:
         position = self.transport.time
         # Between frames there is no truth, and standing still one is on a frame.
         position = position if self.transport.playing and not comparing else float(math.floor(position + 1e-6))
+        live = self.live.values if self.live is not None else ()
         mode = self.mode
         if mode == "Flicker":
             mode = MODES[int(now / FLICKER_SECONDS) % 2]
@@ -302,7 +305,7 @@ class Session:
             width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
             time=position, camera=self.camera, mode=mode, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
             background=self.background,
-            controls=Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, self.still),
+            controls=Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, live, self.still),
         )  # fmt: skip
 
     def _next_change(self, now: float) -> float:

@@ -30,6 +30,7 @@ class Controls:
     head: tuple[float, float, float] = (0.0, 0.0, 0.0)  # turn to the subject's left, nod down, tilt to the subject's left; added
     gaze: tuple[float, float] = (0.0, 0.0)  # to the subject's left, up; added
     follow: bool = True  # False: the neutral face instead of the recorded one
+    live: tuple[float, ...] = ()  # [61] of Live Link Face instead of the recording; see `viewer.live`
     still: bool = False  # keep the head where it is on average; expressions play on
 
 

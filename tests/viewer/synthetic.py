@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from avatars.drive import ARKIT_NAMES
 from avatars.errors import UserError
 from avatars.head.model import ARKIT
 from avatars.sequence import Segment
@@ -62,10 +63,10 @@ class BallStage:
         return 30 + 3 * math.sin(frame / 7) - (6 if frame == 55 else 0)
 
     def add_take(self, name: str, content: bytes) -> str:
-        if not content.startswith(b"take"):
+        if not content.startswith((b"take", b"PK")):
             raise UserError(f"{name} is not a take.")
         stop = self.timeline.length
-        self.timeline = Timeline(24.0, (*self.timeline.segments, Segment(Path(name).stem, stop, stop + len(content))))
+        self.timeline = Timeline(24.0, (*self.timeline.segments, Segment(Path(name).stem, stop, stop + min(len(content), 20))))
         return Path(name).stem
 
     def save_take(self, sequence: str, held: Mapping[str, float], suffix: str) -> bytes:
@@ -108,6 +109,10 @@ class BallStage:
     def _draw(self, request: Request, view: np.ndarray, fov: float, skin: tuple[int, int, int]) -> np.ndarray:
         controls = request.controls
         weights = self.weights(request.time) if controls.follow else np.zeros(len(ARKIT))
+        if controls.live:
+            weights = np.zeros(len(ARKIT))
+            for name, value in zip(ARKIT_NAMES, controls.live, strict=False):
+                weights[ARKIT.index(name)] = value
         for name, value in controls.held:
             weights[ARKIT.index(name)] = value
         jaw = weights[ARKIT.index("jawOpen")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import wave
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from synthetic import RED, RIVAL_SKIN, SKIN, TRUTH_SKIN, BallStage
 
+from avatars.drive import ARKIT_NAMES
 from avatars.png import read_png_parameters
 from viewer.app import Viewer
+from viewer.live import encode
 
 
 def tone(path: Path, seconds: float = 2.0) -> Path:
@@ -252,6 +255,41 @@ def test_loading_a_performance_and_filming_it(viewer, fresh, keep, tmp_path: Pat
         page.get_by_role("button", name="Load a performance").click()
     chooser.value.set_files(str(tmp_path / "bad.csv"))
     page.get_by_text("bad.csv is not a take.").wait_for(timeout=10_000)
+
+
+def test_a_phone_drives_the_face_and_a_take_is_kept(viewer, fresh, keep) -> None:
+    page, guest = fresh
+    calm = still(guest)
+    page.get_by_role("tab", name="Live").click()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    box = page.locator(".mantine-Flex-root", has=page.get_by_text("UDP port", exact=True)).last.get_by_role("textbox")
+    box.fill(str(port))
+    box.press("Enter")
+    page.get_by_role("button", name="Listen").click()
+    until(lambda: viewer.live.port == port, what="the open port")
+    values = np.zeros(61)
+    values[ARKIT_NAMES.index("jawOpen")] = 1.0
+    phone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    phone.sendto(b"rubbish", ("127.0.0.1", port))
+    phone.sendto(encode("Jo <i>", values), ("127.0.0.1", port))
+    until(lambda: guest.session.live is not None and viewer.live.values, what="the phone")
+    assert count(still(guest), RED) > 3 * count(calm, RED)
+    page.get_by_role("button", name="Record a take").click()
+    until(lambda: viewer.live.recording, what="recording")
+    for i in range(8):
+        values[ARKIT_NAMES.index("jawOpen")] = i / 8
+        phone.sendto(encode("Jo <i>", values), ("127.0.0.1", port))
+        page.wait_for_timeout(20)
+    page.get_by_role("button", name="Stop and keep the take").click()
+    until(lambda: guest.session.transport.sequence == "Take", what="the take")
+    page.wait_for_timeout(300)
+    assert "Jo <i>" in viewer.live.status and "1 packet refused" in viewer.live.status
+    keep(page, "live")
+    page.get_by_role("button", name="Stop listening").click()
+    until(lambda: not viewer.live.listening, what="the closed port")
+    phone.close()
 
 
 def test_errors_are_shown_and_survived(viewer, fresh, keep) -> None:

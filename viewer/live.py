@@ -1,0 +1,207 @@
+"""Driving live: the UDP packets of Live Link Face, the newest of which the face follows; takes can be recorded.
+
+A packet is, without padding: version (int32, little endian); 37 bytes of device id; then big endian: length of the name
+(int32), the name, frame (int32), part of a frame (float32), rate and its denominator (int32 each), the number of values (uint8,
+61), and the values (float32): the 52 ARKit weights in the order of `avatars.drive.ARKIT_NAMES`, then yaw, pitch and roll of the
+head, the left eye and the right eye. A packet that ends after the name says that no face is seen.
+
+Nothing listens until it is asked to. What arrives is untrusted: it is parsed within bounds, and anything else is counted and
+named, never acted upon.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from avatars.drive import ARKIT_NAMES, Codes
+from avatars.drive.codes import yaw_pitch_roll
+from avatars.errors import UserError
+
+PORT = 11111  # the application's own default
+VALUES = 61
+WEIGHTS = len(ARKIT_NAMES)
+SILENT_SECONDS = 1.5
+MOST_RECORDED = 60 * 60 * 20  # frames of a take: twenty minutes at 60 a second
+_LARGEST = 4096
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One frame as it arrived."""
+
+    subject: str
+    values: tuple[float, ...]  # [61]; empty when no face is seen
+
+
+def decode(packet: bytes) -> Packet:
+    """Parse a packet; ValueError says why it is none."""
+    if len(packet) < 45:
+        raise ValueError(f"{len(packet)} bytes are too few")
+    (version,), (name_length,) = struct.unpack_from("<i", packet), struct.unpack_from(">i", packet, 41)
+    if not 1 <= version <= 100:
+        raise ValueError(f"version {version} is unknown")
+    if not 0 <= name_length <= 256 or 45 + name_length > len(packet):
+        raise ValueError(f"a name of {name_length} bytes does not fit")
+    end = 45 + name_length
+    subject = packet[45:end].decode("utf-8", "replace")
+    if len(packet) < end + 17:
+        return Packet(subject, ())
+    count = packet[end + 16]
+    if count != VALUES or len(packet) != end + 17 + 4 * VALUES:
+        raise ValueError(f"{count} values in {len(packet) - end - 17} bytes, expected {VALUES} in {4 * VALUES}")
+    values = struct.unpack_from(f">{VALUES}f", packet, end + 17)
+    if not np.isfinite(values).all() or max(abs(v) for v in values) > 100:
+        raise ValueError("values that are no weights or angles")
+    return Packet(subject, values)
+
+
+def encode(subject: str, values: np.ndarray, frame: int = 0, fps: int = 60) -> bytes:
+    """A packet as the application sends it; for tests and for driving a viewer from another program."""
+    name = subject.encode()
+    head = struct.pack("<i", 6) + b"$" + b"00000000-0000-0000-0000-000000000000" + struct.pack(">i", len(name)) + name
+    return head + struct.pack(">ifiiB", frame, 0.0, fps, 1, VALUES) + struct.pack(f">{VALUES}f", *values)
+
+
+def codes_of(values: np.ndarray, times: np.ndarray) -> Codes:
+    """Codes [T] of values [T, 61] at `times` [T] seconds."""
+    angles = {name: yaw_pitch_roll(*values[:, at : at + 3].T) for name, at in (("head", WEIGHTS), ("eye_left", WEIGHTS + 3), ("eye_right", WEIGHTS + 6))}
+    looks = [i for i, n in enumerate(ARKIT_NAMES) if n.startswith("eyeLook")]
+    if np.abs(values[:, looks]).max() > 1e-3:  # these turn the eyes already
+        angles = {"head": angles["head"]}
+    return Codes(ARKIT_NAMES, values[:, :WEIGHTS].astype(np.float32), times, angles)
+
+
+class LiveLink:
+    """A listener on one UDP port, shared by all browsers. `changed` is called for every frame that arrived."""
+
+    def __init__(self, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.changed, self.clock = changed, clock
+        self.subject = ""
+        self.frames = self.refused = 0
+        self.reason = ""
+        self.port: int | None = None
+        self._raw: np.ndarray | None = None
+        self._neutral = np.zeros(VALUES)
+        self._arrived = -1e9
+        self._recording: list[tuple[float, np.ndarray]] | None = None
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def listen(self, port: int = PORT, host: str = "0.0.0.0") -> None:
+        """Open the port to the network (a telephone is another machine); UserError when it is taken."""
+        if self._socket is not None:
+            return
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            receiver.bind((host, port))
+        except (OSError, OverflowError) as error:
+            receiver.close()
+            raise UserError(f"Cannot listen on UDP port {port}: {error}. Close the other program, or choose another port.") from None
+        receiver.settimeout(0.25)
+        self._socket, self.port = receiver, receiver.getsockname()[1]
+        self._thread = threading.Thread(target=self._receive, args=(receiver,), name="viewer-live", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        receiver, self._socket = self._socket, None
+        if receiver is not None:
+            receiver.close()
+            assert self._thread is not None
+            self._thread.join(timeout=2)
+        self.port = None
+
+    @property
+    def listening(self) -> bool:
+        """Whether the port is open."""
+        return self._socket is not None
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The newest frame [61] relative to the neutral one; empty before the first."""
+        with self._lock:
+            if self._raw is None:
+                return ()
+            return tuple(float(v) for v in self._relative(self._raw))
+
+    @property
+    def status(self) -> str:
+        """One sentence for the panel."""
+        if not self.listening:
+            return "Not listening."
+        if self._raw is None:
+            text = f"Waiting for Live Link Face on UDP port {self.port}."
+        elif self.clock() - self._arrived > SILENT_SECONDS:
+            text = f"{self.subject} is silent."
+        else:
+            text = f"Following {self.subject}."
+        if self._recording is not None:
+            text += f" Recording: {len(self._recording)} frames."
+        return text + (f" {self.refused} packet{"s" if self.refused > 1 else ""} refused ({self.reason})." if self.refused else "")
+
+    def calibrate(self) -> None:
+        """Take the face that is made now as the neutral one."""
+        with self._lock:
+            if self._raw is None:
+                raise UserError("No face has been received yet.")
+            self._neutral = self._raw.copy()
+
+    def record(self) -> None:
+        """Begin a take."""
+        with self._lock:
+            if self._raw is None:
+                raise UserError("No face has been received yet.")
+            self._recording = []
+
+    @property
+    def recording(self) -> bool:
+        """Whether a take is being recorded."""
+        return self._recording is not None
+
+    def finish(self) -> Codes:
+        """End the take; UserError when it holds nothing."""
+        with self._lock:
+            taken, self._recording = self._recording, None
+        if not taken or len(taken) < 2:
+            raise UserError("The take is empty: no face was received meanwhile.")
+        times = np.array([t for t, _ in taken])
+        keep = np.concatenate([[True], np.diff(times) > 1e-4])
+        return codes_of(np.stack([v for _, v in taken])[keep], times[keep] - times[0])
+
+    def take(self, packet: bytes) -> None:
+        """Act on one packet."""
+        try:
+            frame = decode(packet)
+        except ValueError as error:
+            self.refused, self.reason = self.refused + 1, str(error)
+            return
+        if not frame.values:
+            return
+        with self._lock:
+            self.subject, self._raw, self._arrived = frame.subject[:60] or "unnamed", np.array(frame.values), self.clock()
+            self.frames += 1
+            if self._recording is not None and len(self._recording) < MOST_RECORDED:
+                self._recording.append((self._arrived, self._relative(self._raw)))
+        self.changed()
+
+    def _relative(self, raw: np.ndarray) -> np.ndarray:
+        weights = (raw[:WEIGHTS] - self._neutral[:WEIGHTS]) / np.maximum(1 - self._neutral[:WEIGHTS], 0.2)
+        return np.concatenate([np.clip(weights, 0, 1.5), raw[WEIGHTS:] - self._neutral[WEIGHTS:]])
+
+    def _receive(self, receiver: socket.socket) -> None:
+        while self._socket is receiver:
+            try:
+                packet, _ = receiver.recvfrom(_LARGEST)
+            except TimeoutError:
+                continue
+            except OSError:  # closed
+                return
+            self.take(packet)
