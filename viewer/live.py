@@ -145,7 +145,9 @@ class LiveLink:
             text = f"Following {self.subject}."
         if self._recording is not None:
             text += f" Recording: {len(self._recording)} frames."
-        return text + (f" {self.refused} packet{"s" if self.refused > 1 else ""} refused ({self.reason})." if self.refused else "")
+        if self.refused:
+            text += f" {self.refused} packet{'' if self.refused == 1 else 's'} refused ({self.reason})."
+        return text
 
     def calibrate(self) -> None:
         """Take the face that is made now as the neutral one."""
