@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from capture.track.refine import observe
 from capture.track.state import Fit, Footage
 from capture.track.surface import closest_points
 from capture.track.warp import see_mesh
-from capture.truth import Truth
+
+if TYPE_CHECKING:
+    from capture.truth import Truth
 
 
 def measure(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfig) -> tuple[dict, np.ndarray]:
@@ -97,14 +100,11 @@ def mesh_error(tracked: TrackedSequence, truth: Truth, head: HeadModel, most: in
 def visible_face(vertices: np.ndarray, faces: np.ndarray, landmarks: np.ndarray, cameras: Cameras) -> np.ndarray:
     """Ids of the vertices of the visible face (see `mesh_error`) of a true mesh [V, 3]."""
     outline = vertices[landmarks[:27][landmarks[:27] >= 0]]
-    up, chin, brow = outline[:, 1], outline[:, 1].min(), outline[:, 1].max()
+    chin, brow = outline[:, 1].min(), outline[:, 1].max()
     direction = torch.nn.functional.normalize(cameras.centers - torch.from_numpy(outline.mean(0)).float(), dim=-1)
     front = int(direction[:, 2].argmax())
     seen = see_mesh(torch.from_numpy(vertices).float(), torch.from_numpy(faces.astype(np.int64)), cameras[front].to(dtype=torch.float32))[0]
     inside = (vertices[:, 1] > chin - 0.002) & (vertices[:, 1] < brow + 0.03)
     inside &= (vertices[:, 0] > outline[:, 0].min()) & (vertices[:, 0] < outline[:, 0].max())
-    del up
     return np.flatnonzero(inside & (seen.visible > 0.2))
 
-
-__all__ = ["MeshError", "TrackConfig", "jitter", "measure", "mesh_error", "visible_face"]

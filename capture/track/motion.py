@@ -86,8 +86,7 @@ def correspond(
         flow = Flow(fine)
         seen: list[SeenMesh] = see_mesh(head.vertices(shaped, pose[t])[0], head.faces, cameras)
         for c in range(C):
-            carried, valid = warp(originals[c], at_rest[c], Ks[c], views[c], seen[c], triangles)
-            valid &= compared[seen[c].face_ids]  # -1, no triangle, is not valid anyway
+            carried, valid = warp(originals[c], at_rest[c], (Ks[c], views[c]), seen[c], triangles, compared)
             moved, trust = flow(carried, valid, even_out(picture(t, c), sigma))
             at = seen[c].pixels[ids]
             pixels[t, c] = at + sample(moved, at)

@@ -33,7 +33,7 @@ from capture.formats import Capture, open_capture
 from capture.frames import FrameStore, prepare_frames
 from capture.landmarks import COUNT, FaceLandmarks, cached_landmarks, detect_landmarks
 from capture.track.config import TrackConfig
-from capture.track.measure import measure
+from capture.track.measure import measure, mesh_error
 from capture.track.refine import first_fit, refine_motion, refine_shape
 from capture.track.sheet import write_sheet
 from capture.track.state import Fit, Footage
@@ -55,6 +55,9 @@ def track(
             f"{capture.path} has {len(capture.camera_names)} cameras and no calibration. Add the calibration of its format, "
             "or track one camera alone (--cameras NAME)."
         )
+    unknown = [n for n in config.skip_cameras if n not in capture.camera_names]
+    if unknown:
+        raise CaptureError(f"skip_cameras names {', '.join(unknown)}, not of this capture; known: {', '.join(capture.camera_names)}.")
     store = prepare_frames(capture, out / "frames", progress, workers=config.workers)
     footage = read_footage(capture, store, out / "landmarks", config, progress)
     stages, times = out / "stages", {}
@@ -168,8 +171,6 @@ def _finish(capture, out: Path, head: HeadModel, head_given: bool, config: Track
     )  # fmt: skip
     truth = capture.truth
     if truth is not None:  # how good it is, measured after the fact; nothing above has looked at it
-        from capture.track.measure import mesh_error
-
         error = mesh_error(tracked, truth, head)
         tracked = replace(tracked, quality={**quality, "mesh_mm": error.mean_mm, "mesh_mm_by_sequence": error.by_sequence})
     with atomic_path(out / "residuals.npz") as temporary:

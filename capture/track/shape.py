@@ -60,7 +60,7 @@ def surface_evidence(
         flow = Flow()
         pixels, confidence = [seen[anchor].pixels[skin]], [seen[anchor].visible[skin]]
         for other in others:
-            warped, valid = warp(pictures[anchor], seen[anchor], Ks[anchor], views[anchor], seen[other], triangles)
+            warped, valid = warp(pictures[anchor], seen[anchor], (Ks[anchor], views[anchor]), seen[other], triangles)
             moved, trust = flow(warped, valid, pictures[other])
             at = seen[other].pixels[skin]
             pixels.append(at + sample(moved, at))
@@ -121,8 +121,8 @@ def bend_to(evidence: SurfaceEvidence, faces: Tensor, vertices: Tensor, stiffnes
     n = evidence.normals.double().numpy()
     d = evidence.displacement.clamp(-limit, limit).double().numpy()
     w = evidence.weight.double().numpy()
-    bend = diags(stiffness.double().numpy()) @ L
-    bend = (bend.T @ bend).tocsr()
+    bend = csr_matrix(diags(stiffness.double().numpy()) @ L)
+    bend = bend.T @ bend
     # Unknowns in x, y, z blocks. A displacement along the normal is to be d; one along the surface costs a little, so that
     # vertices move along their normals where nothing else decides.
     outer = n[:, :, None] * n[:, None, :]
@@ -141,4 +141,4 @@ def laplacian(faces: np.ndarray, count: int) -> csr_matrix:
     A = coo_matrix((np.ones(len(i)), (i, j)), shape=(count, count)).tocsr()
     A.data[:] = 1
     degree = np.maximum(np.asarray(A.sum(1)).ravel(), 1)
-    return (diags((np.asarray(A.sum(1)).ravel() > 0).astype(float)) - diags(1 / degree) @ A).tocsr()
+    return csr_matrix(diags((np.asarray(A.sum(1)).ravel() > 0).astype(float)) - diags(1 / degree) @ A)

@@ -108,7 +108,7 @@ def _solve(quadratic: Quadratic, pose: HeadPose, pairs, damping: float, locked: 
     free = np.ones(D) if locked is None else (~locked.numpy()).astype(float)
     for offset in (1, 2):
         if offset < T:
-            off = sum(np.diagonal(LtL, offset)[:, None] * (w * free) for LtL, w in couplings)  # [T − offset, D]
+            off = np.sum([np.diagonal(LtL, offset)[:, None] * (w * free) for LtL, w in couplings], axis=0)  # [T − offset, D]
             ab[band - offset * D, offset * D :] = off.reshape(-1)
     delta = solveh_banded(ab, -g.reshape(-1), overwrite_ab=True, overwrite_b=True, check_finite=False)
     return torch.from_numpy(delta.reshape(T, D))

@@ -7,7 +7,7 @@ Detection 2005, 5.1.5). That is exact for meshes whose neighbouring triangles ar
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 
 def closest_points(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, candidates: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +17,7 @@ def closest_points(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, 
     """
     triangles = vertices[faces]  # [F, 3, 3]
     k = min(candidates, len(faces))
-    ids = cKDTree(triangles.mean(1)).query(points, k=k)[1].reshape(len(points), k)
+    ids = KDTree(triangles.mean(1)).query(points, k=k)[1].reshape(len(points), k)
     repeated = np.repeat(points, k, axis=0)
     nearest = _closest_on_triangle(repeated, triangles[ids.reshape(-1)])
     distance = np.linalg.norm(repeated - nearest, axis=-1).reshape(len(points), k)

@@ -81,31 +81,47 @@ def sample(image: np.ndarray, pixels: np.ndarray, nearest: bool = False) -> np.n
 
 def even_out(image: np.ndarray, sigma: float) -> np.ndarray:
     """Remove brightness and contrast that change slowly (light, exposure, a head that turns): uint8 → uint8."""
-    values = image.astype(np.float32)
-    mean = cv2.GaussianBlur(values, (0, 0), sigma)
-    deviation = values - mean
-    contrast = np.sqrt(cv2.GaussianBlur(deviation * deviation, (0, 0), sigma))
+    deviation = image - _blurred(image.astype(np.float32), sigma)
+    contrast = np.sqrt(np.maximum(_blurred(deviation * deviation, sigma), 0))
     return np.clip(128 + 45 * deviation / (contrast + 5.0), 0, 255).astype(np.uint8)
 
 
-def warp(source_image: np.ndarray, source: SeenMesh, source_K: np.ndarray, source_view: np.ndarray, target: SeenMesh, faces: np.ndarray, slack: float = 4e-3):
-    """`source_image` [H, W] as it looks where `target` sees the same surface points: (uint8 [H, W], valid [H, W] bool)."""
-    ys, xs = np.nonzero(target.face_ids >= 0)
-    corners = faces[target.face_ids[ys, xs]]
-    weights = target.barycentrics[ys, xs]
-    points = np.einsum("nk,nkj->nj", weights, source.vertices[corners])
-    local = points @ source_view[:3, :3].T + source_view[:3, 3]
-    image = local @ source_K.T
-    pixels = (image[:, :2] / np.maximum(image[:, 2:], 1e-6)).astype(np.float32)
-    shape = target.face_ids.shape
-    grid = np.full((*shape, 2), -1e4, np.float32)
-    grid[ys, xs] = pixels - np.float32(0.5)
+def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """A wide Gaussian blur, worked out on a smaller picture."""
+    factor = max(1, int(sigma // 2))
+    size = max(1, image.shape[1] // factor), max(1, image.shape[0] // factor)
+    small = cv2.GaussianBlur(cv2.resize(image, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / factor)
+    return cv2.resize(small, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def warp(
+    source_image: np.ndarray, source: SeenMesh, source_camera: tuple[np.ndarray, np.ndarray], target: SeenMesh, faces: np.ndarray,
+    compared: np.ndarray | None = None, slack: float = 4e-3,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """`source_image` [H, W] as it looks where `target` sees the same surface points: (uint8 [H, W], valid [H, W] bool).
+
+    source_camera: K [3, 3] and viewmat [4, 4]. compared [F] bool leaves triangles out. Points that the source does not
+    see (nearest surface more than `slack` metres in front) are not valid.
+    """
+    K, view = source_camera
+    shown = target.face_ids >= 0
+    if compared is not None:
+        shown &= compared[target.face_ids]  # -1, no triangle, is not shown anyway
+    # (u z, v z, z) in the source camera is linear over a triangle: interpolated rather than projected per pixel.
+    homogeneous = ((source.vertices @ view[:3, :3].T + view[:3, 3]) @ K.T).astype(np.float32)
+    corners = homogeneous[faces].reshape(len(faces), 9)
+    at = np.flatnonzero(shown)
+    picked = np.take(corners, np.take(target.face_ids.reshape(-1), at), axis=0).reshape(-1, 3, 3)
+    image = np.einsum("nk,nkj->nj", np.take(target.barycentrics.reshape(-1, 3), at, axis=0), picked)
+    depth = image[:, 2]
+    grid = np.full((shown.size, 2), -1e4, np.float32)
+    grid[at] = image[:, :2] / np.maximum(depth, 1e-6)[:, None] - np.float32(0.5)
+    grid = grid.reshape(*shown.shape, 2)
     warped = cv2.remap(source_image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    nearest = cv2.remap(source.depth, grid, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
-    valid = np.zeros(shape, bool)
-    at = nearest[ys, xs]
-    valid[ys, xs] = (at > 0) & (local[:, 2] < at + slack)
-    return warped, valid
+    nearest = cv2.remap(source.depth, grid, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT).reshape(-1)[at]
+    valid = np.zeros(shown.size, bool)
+    valid[at] = (nearest > 0) & (depth < nearest + slack)
+    return warped, valid.reshape(shown.shape)
 
 
 class Flow:

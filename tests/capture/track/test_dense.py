@@ -67,7 +67,7 @@ def test_warp_through_the_true_mesh_gives_the_other_picture(toy_head: HeadModel,
     vertices, pictures = still
     seen = see_mesh(vertices, toy_head.faces, CAMERAS)
     Ks, views = CAMERAS.Ks.numpy(), CAMERAS.viewmats.numpy()
-    carried, valid = warp(pictures[1], seen[1], Ks[1], views[1], seen[2], toy_head.faces.numpy())
+    carried, valid = warp(pictures[1], seen[1], (Ks[1], views[1]), seen[2], toy_head.faces.numpy())
     assert valid.mean() > 0.15
     assert np.abs(carried[valid].astype(float) - pictures[2][valid]).mean() < 12
     flow, trust = Flow()(carried, valid, pictures[2])
