@@ -30,6 +30,7 @@ from viewer.panels import Panels
 from viewer.security import Gate, bound_uploads, guarded
 from viewer.session import Session
 from viewer.stage import TRUTH, Stage
+from viewer.watch import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,20 @@ class Viewer:
             return None
         return self.stage.sound(timeline.segments[number].name)
 
+    def change_stage(self, change: Callable[[], None]) -> None:
+        """Do something to the stage between two pictures, then draw for everybody again and measure anew."""
+
+        def task() -> Iterator[None]:
+            change()
+            self._curves.clear()
+            with self._lock:
+                guests = list(self.guests.values())
+            for guest in guests:
+                guest.session.redraw()
+            yield
+
+        self.loop.background(task())
+
     # Upkeep ------------------------------------------------------------------------------------------------------
 
     def _keep_panels(self) -> None:
@@ -228,9 +243,10 @@ def serve(
     rival_dir: str | Path | None = None,
     announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> None:
-    """Serve an avatar folder until Ctrl-C. `port` 0 takes any free port; `token` None makes a new one.
+    """Serve an avatar folder, or a training in progress, until Ctrl-C; what is newer on disk is shown without a restart.
 
-    `rival_dir`: a second avatar to compare with, in the same pose through the same camera.
+    `port` 0 takes any free port; `token` None makes a new one. `rival_dir`: a second avatar to compare with, in the same
+    pose through the same camera.
     """
     from viewer.avatar_stage import open_stage
 
@@ -241,7 +257,10 @@ def serve(
         viewer = Viewer(stage, host, port, token)
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error}. Try --port 0.") from None
-    with viewer:
+    watcher = Watcher(
+        avatar_dir, stage.tracked, lambda avatar: viewer.change_stage(lambda: stage.adopt(avatar)), lambda text: setattr(stage, "status", text)
+    )
+    with viewer, watcher:
         announce(f"The viewer is open at\n  {viewer.url}\nThe link contains its password. Press Ctrl-C to stop.")
         if host not in ("127.0.0.1", "localhost", "::1"):
             announce(f"It can be reached from other machines (--host {host}), unencrypted. Use only in a network you trust.")

@@ -34,6 +34,7 @@ from viewer.layers import Colour, draw_color, draw_layer, heat
 from viewer.live import codes_of
 from viewer.stage import LAYERS, TRUTH, Controls, Place, Request, Timeline
 from viewer.takes import read_take, unused_name, write_take
+from viewer.watch import avatar_in_training, in_training
 
 NECK_SHARE = 0.4  # of a turn of the head is done by the neck
 CURVE_HEIGHT = 240  # pictures for the PSNR curve are at most this tall
@@ -60,6 +61,7 @@ class AvatarStage:
         self._pictures = PictureCache(tracked, megabytes=200) if tracked is not None else None
         self._rest = rest_pose(avatar)
         self._track = _Track(line.codes) if line.frame_count else None
+        self.status = ""
         self._posed: OrderedDict[tuple[int, float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
         self._range = torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).cpu().numpy() if line.frame_count else None
         self.place = self._find_place()
@@ -101,6 +103,14 @@ class AvatarStage:
         picture, mask = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in truth)
         value = psnr(torch.from_numpy(rendered)[None], torch.from_numpy(picture)[None], torch.from_numpy((mask > 0.5).astype(np.float32))[None])
         return float(value) if torch.isfinite(value).all() else None
+
+    def adopt(self, avatar: Avatar) -> None:
+        """Show a newer state of the same avatar; ValueError when it is another head or capture. Call it in the render thread."""
+        if tuple(avatar.head.expression_names) != self.expression_names or avatar.timeline.segments != self.avatar.timeline.segments:
+            raise ValueError("this is an avatar of another head or capture")
+        self.avatar = avatar
+        self._posed.clear()
+        self.figures = self._figures()
 
     # Takes -------------------------------------------------------------------------------------------------------
 
@@ -315,17 +325,20 @@ def name_of(avatar: Avatar) -> str:
 def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None, rival_dir: str | Path | None = None) -> AvatarStage:
     """Open an avatar folder, with the capture's pictures: from `tracked_dir`, else where the avatar says that they are.
 
-    `rival_dir` is another avatar, which is shown in the same pose through the same camera.
+    `rival_dir` is another avatar, which is shown in the same pose through the same camera. A training that has not finished can be
+    opened too, with its `tracked_dir`.
     """
-    avatar = load_avatar(avatar_dir)
-    if tracked_dir is not None:
-        tracked = load_tracked(tracked_dir)
+    tracked = load_tracked(tracked_dir) if tracked_dir is not None else None
+    if in_training(avatar_dir):
+        if tracked is None:
+            raise AvatarError(f"{avatar_dir} is still being trained. Give its tracked folder too to watch it, or wait until it has finished.")
+        avatar = replace(avatar_in_training(Path(avatar_dir), tracked), folder=Path(avatar_dir))
     else:
-        remembered = avatar.timeline.tracked
-        tracked = None
-        if remembered:
-            folder = Path(remembered) if Path(remembered).is_absolute() else Path(avatar_dir) / remembered
-            tracked = load_tracked(folder) if (folder / "manifest.json").exists() else None
+        avatar = load_avatar(avatar_dir)
+    if tracked is None and avatar.timeline.tracked:
+        remembered = Path(avatar.timeline.tracked)
+        folder = remembered if remembered.is_absolute() else Path(avatar_dir) / remembered
+        tracked = load_tracked(folder) if (folder / "manifest.json").exists() else None
     if tracked is not None and tracked.segments != avatar.timeline.segments:
         raise AvatarError(f"{tracked.folder} is not the capture that {avatar_dir} was made from: their sequences differ.")
     return AvatarStage(avatar, tracked, load_avatar(rival_dir) if rival_dir is not None else None)

@@ -37,6 +37,7 @@ def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
     with session.lock:
         state: dict[str, Any] = {
             "name": stage.name,
+            "status": stage.status,
             "sequences": [
                 {"name": s.name, "start": s.start, "stop": s.stop, "sound": stage.sound(s.name) is not None}
                 for s in (timeline.segments if timeline else ())

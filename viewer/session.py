@@ -205,6 +205,12 @@ class Session:
             width, height = canvas_size(wish.width, wish.height, 1.0, MOST_PIXELS)
             return replace(wish, width=width, height=height)
 
+    def redraw(self) -> None:
+        """The stage has changed: what was shown is no longer what it would draw."""
+        with self.lock:
+            self._shown = None
+        self.touch()
+
     def touch(self) -> None:
         """Something was changed: refresh panels and pictures."""
         with self.lock:

@@ -88,6 +88,7 @@ class Stage(Protocol):
 
     name: str
     figures: Mapping[str, str]  # label → text, shown once
+    status: str  # a line about what goes on behind the stage; usually empty
     expression_names: tuple[str, ...]
     timeline: Timeline | None
     camera_names: tuple[str, ...]

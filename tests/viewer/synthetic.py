@@ -26,6 +26,7 @@ class BallStage:
 
     name = "Test <b>head</b>"
     figures = {"Gaussians": "12 345", "Capture": "made up"}
+    status = ""
     expression_names = ARKIT
     layers = ("Colour", "Depth")
     references = ("Truth", "Rival")

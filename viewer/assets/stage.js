@@ -110,6 +110,7 @@
     const beyond = state.beyond || [];
     seen.replaceChildren();
     if (state.camera) seen.append(make("span", {}, `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}`));
+    if (state.status) seen.append(make("span", {}, state.status));
     if (beyond.length) seen.append(make("span", { class: "warn", title: beyond.join(", ") }, `${beyond.slice(0, 2).join(", ")}${beyond.length > 2 ? ` and ${beyond.length - 2} more` : ""} beyond the recordings`));
     rate.textContent = state.playing && state.pictures ? `${Math.round(state.pictures)} pictures/s${state.scale < 1 ? ` · ${Math.round(state.scale * 100)} %` : ""}` : "";
     psnr.replaceChildren();
