@@ -244,6 +244,8 @@ class AvAdamTensor(c.Structure):
         ("row_count", c.c_int64),
         ("lr", c.c_float),
         ("lr_tail", c.c_float),
+        ("factor", P),
+        ("factor_size", c.c_int64),
     ]
 
 
@@ -257,6 +259,45 @@ class AvAdam(c.Structure):
         ("eps", c.c_double),
         ("step", c.c_double),
         ("step_ptr", P),
+    ]
+
+
+class AvBlend(c.Structure):
+    _fields_ = [
+        ("launch", AvLaunch),
+        ("N", c.c_int64),
+        ("K", c.c_int32),
+        ("sh_bases", c.c_int32),
+        ("basis", P),
+        ("weights", P),
+        ("in", P * 3),
+        ("out", P * 3),
+        ("v_out", P * 3),
+        ("v_delta", P),
+        ("v_weights", P),
+        ("scratch", P),
+        ("scratch_bytes", c.c_int64),
+    ]
+
+
+class AvPenalty(c.Structure):
+    _fields_ = [
+        ("launch", AvLaunch),
+        ("N", c.c_int64),
+        ("position_weight", c.c_float),
+        ("scale_weight", c.c_float),
+        ("opacity_weight", c.c_float),
+        ("max_scale", c.c_float),
+        ("means", P),
+        ("log_scales", P),
+        ("logit_opacities", P),
+        ("reach", P),
+        ("loss", P),
+        ("v_means", P),
+        ("v_log_scales", P),
+        ("v_logit_opacities", P),
+        ("scratch", P),
+        ("scratch_bytes", c.c_int64),
     ]
 
 
@@ -297,6 +338,8 @@ STRUCTURES: tuple[type[c.Structure], ...] = (
     AvSsimBackward,
     AvAdamTensor,
     AvAdam,
+    AvBlend,
+    AvPenalty,
     AvMesh,
 )
 
@@ -318,6 +361,9 @@ FUNCTIONS: dict[str, tuple[type, list]] = {
     "av_ssim_backward": (c.c_int32, [c.POINTER(AvSsimBackward)]),
     "av_ssim_sizes": (c.c_int32, [c.c_int64, c.c_int32, c.c_int32, c.c_int32, _I64P, _I64P]),
     "av_adam": (c.c_int32, [c.POINTER(AvAdam)]),
+    "av_blend_forward": (c.c_int32, [c.POINTER(AvBlend)]),
+    "av_blend_backward": (c.c_int32, [c.POINTER(AvBlend)]),
+    "av_penalty": (c.c_int32, [c.POINTER(AvPenalty)]),
     "av_mesh_rasterize": (c.c_int32, [c.POINTER(AvMesh)]),
     "av_hash_forward": (c.c_int32, [c.POINTER(AvLaunch), c.c_int64, c.c_int32, c.c_int32, P, P, P, P, P, P]),
     "av_hash_backward": (c.c_int32, [c.POINTER(AvLaunch), c.c_int64, c.c_int32, c.c_int32, P, P, P, P, P, P, P, P]),

@@ -387,14 +387,107 @@ def l1_and_ssim(lib, a, b, weights, crop):
     return _SsimFunction.apply(a, b, weights, lib, crop)
 
 
+class _BlendFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, basis, weights, means, quats, sh, lib):
+        tensors = _contiguous((basis, weights, means, quats, sh))
+        out = [torch.empty_like(t) for t in tensors[2:]]
+        args = _blend_args(tensors)
+        args.out[:] = [t.data_ptr() for t in out]
+        library.check(lib, lib.av_blend_forward(args), "blend")
+        ctx.save_for_backward(*tensors)
+        ctx.lib, ctx.basis = lib, basis
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx, *v_out):
+        tensors = ctx.saved_tensors
+        basis, weights = tensors[:2]
+        v_out = [v.contiguous() for v in v_out]
+        v_delta, v_weights = basis.new_empty(basis.shape[:2]), torch.empty_like(weights)
+        scratch = _workspaces.take(4 * basis.shape[2] * (len(basis) // 1024 + 1), basis.device)
+        args = _blend_args(tensors)
+        args.v_out[:] = [v.data_ptr() for v in v_out]
+        args.v_delta, args.v_weights = v_delta.data_ptr(), v_weights.data_ptr()
+        args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
+        library.check(ctx.lib, ctx.lib.av_blend_backward(args), "blend backward")
+        _workspaces.give(scratch)
+        v_basis = None
+        if ctx.needs_input_grad[0]:
+            factors = getattr(ctx.basis, FACTORS, None)
+            if factors is None:
+                v_basis = v_delta[..., None] * weights
+            else:
+                factors.append((v_delta, weights))
+        return v_basis, v_weights, *v_out, None
+
+
+FACTORS = "rank_one_gradients"  # attribute of a leaf that collects (v_delta, weights) instead of having its gradient written out
+
+
+def settle_factors(leaf: Tensor, whole: bool) -> None:
+    """Write the collected gradients out into `.grad` unless one native step can take them as they are."""
+    factors = getattr(leaf, FACTORS)
+    if factors and (whole or len(factors) > 1 or leaf.grad is not None or leaf.device.type != "cpu" or leaf[0].numel() > 256):
+        for v_delta, weights in factors:
+            v_leaf = v_delta[..., None] * weights
+            leaf.grad = v_leaf if leaf.grad is None else leaf.grad + v_leaf
+        factors.clear()
+
+
+def _blend_args(tensors) -> abi.AvBlend:
+    basis, weights, *local = tensors
+    args = abi.AvBlend(_launch(basis.device), len(basis), basis.shape[2], local[2].shape[1], basis.data_ptr(), weights.data_ptr())
+    getattr(args, "in")[:] = [t.data_ptr() for t in local]
+    return args
+
+
+def blend(lib, basis, weights, means, quats, sh):
+    """means [N,3], quats [N,4], sh [N,S,3]."""
+    return _BlendFunction.apply(basis, weights, means, quats, sh, lib)
+
+
+class _PenaltyFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means, log_scales, logit_opacities, reach, weights, max_scale, lib):
+        tensors = _contiguous((means, log_scales, logit_opacities, reach))
+        v = [torch.empty_like(t) for t in tensors[:3]] if any(ctx.needs_input_grad[:3]) else [None] * 3
+        loss = means.new_empty(())
+        scratch = _workspaces.take(8 * (len(means) // 1024 + 1), means.device)
+        args = abi.AvPenalty(
+            _launch(means.device), len(means), *weights, max_scale, *(t.data_ptr() for t in tensors), loss.data_ptr(),
+            *(_pointer(t) for t in v), scratch.data_ptr(), scratch.numel(),
+        )  # fmt: skip
+        library.check(lib, lib.av_penalty(args), "penalty")
+        _workspaces.give(scratch)
+        ctx.v = v
+        return loss
+
+    @staticmethod
+    def backward(ctx, v_loss):
+        # on the CPU reading the scalar costs nothing; elsewhere it would wait for the device
+        v = ctx.v if v_loss.device.type == "cpu" and float(v_loss) == 1.0 else [t * v_loss for t in ctx.v]
+        return *v, None, None, None, None
+
+
+def penalty(lib, means, log_scales, logit_opacities, reach, weights, max_scale):
+    """The weighted sum, a scalar."""
+    return _PenaltyFunction.apply(means, log_scales, logit_opacities, reach, weights, max_scale, lib)
+
+
 def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None) -> None:
     """One step of every tensor in `moving`."""
     tensors = (abi.AvAdamTensor * len(moving))()
     alive = []  # temporaries that the call reads
     for slot, (name, param) in zip(tensors, moving.items(), strict=True):
-        assert param.grad is not None
-        grad = param.grad if rows is None else param.grad[rows]
-        grad = grad.contiguous()
+        factors = getattr(param, FACTORS, None)
+        if factors:
+            grad, factor = factors[0]
+            slot.factor, slot.factor_size = factor.data_ptr(), len(factor)
+        else:
+            assert param.grad is not None
+            grad = param.grad if rows is None else param.grad[rows]
+            grad = grad.contiguous()
         alive.append(grad)
         slot.param, slot.grad = param.data_ptr(), grad.data_ptr()
         slot.m, slot.v = optimizer.m[name].data_ptr(), optimizer.v[name].data_ptr()

@@ -9,6 +9,7 @@ of spherical harmonics plus 0.5, clamped below at zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,9 @@ __all__ = [
     "Adam",
     "available",
     "bind",
+    "blend",
     "l1_ssim",
+    "penalty",
     "project",
     "rasterize",
     "rasterize_mesh",
@@ -238,6 +241,58 @@ def bind(
     return native.bind(library, vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales)
 
 
+def blend(
+    basis: Tensor,  # [N, 10, K]
+    weights: Tensor,  # [K]
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    sh: Tensor,  # [N, S, 3]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add basis·weights to means, quaternions and the constant SH term (Li et al. 2025, RGBAvatar): the corrected three.
+
+    The ten rows of a Gaussian's basis are mean 3, quaternion 4, colour 3. Gradients to all arguments; see `Adam` for `factored`.
+    """
+    N, K = basis.shape[0], basis.shape[-1]
+    _expect("basis", basis, (N, 10, K))
+    _expect("weights", weights, (K,))
+    _expect("means", means, (N, 3))
+    _expect("quats", quats, (N, 4))
+    _expect("sh", sh, (N, sh.shape[1], 3))
+    _same_device(basis, weights, means, quats, sh)
+    library = native.pick("av_blend_forward", basis, weights, means, quats, sh) if 1 <= K <= 64 and N else None
+    if library is None:
+        return reference.blend(basis, weights, means, quats, sh)
+    return native.blend(library, basis, weights, means, quats, sh)
+
+
+def penalty(
+    means: Tensor,  # [N, 3]
+    log_scales: Tensor,  # [N, 3]
+    logit_opacities: Tensor,  # [N]
+    reach: Tensor,  # [N]
+    *,
+    position_weight: float,
+    scale_weight: float,
+    opacity_weight: float,
+    max_scale: float,
+) -> Tensor:
+    """Regularisers of Gaussians in triangle units (Qian et al. 2024, eq. 6-7), as one scalar; gradients to the first three.
+
+    position_weight·mean(max(0, ‖mean‖ - reach)) + scale_weight·mean(max(0, scale - max_scale·max(1, reach))) + opacity_weight·mean(opacity).
+    """
+    N = len(means)
+    _expect("means", means, (N, 3))
+    _expect("log_scales", log_scales, (N, 3))
+    _expect("logit_opacities", logit_opacities, (N,))
+    _expect("reach", reach, (N,))
+    _same_device(means, log_scales, logit_opacities, reach)
+    weights = (position_weight, scale_weight, opacity_weight)
+    library = native.pick("av_penalty", means, log_scales, logit_opacities, reach) if N else None
+    if library is None:
+        return reference.penalty(means, log_scales, logit_opacities, reach, weights, max_scale)
+    return native.penalty(library, means, log_scales, logit_opacities, reach, weights, max_scale)
+
+
 def ssim(
     a: Tensor,  # [B, H, W, 3]
     b: Tensor,  # [B, H, W, 3]
@@ -326,6 +381,8 @@ class Adam:
     first `heads[name]` (counted in the flattened trailing dimensions) another rate, e.g. SH above degree 0. `state` tensors are
     plain and can be indexed, concatenated and saved: see `rows`. With `capturable` (CUDA) the steps are counted on the device, so that
     a captured graph corrects the moments of each replay by the right step; learning rates are then those of the capture.
+    Tensors named in `factored` must only be used as the basis of `blend`: their gradient is an outer product, which on the CPU is then
+    never written out (their `.grad` stays None).
     """
 
     def __init__(
@@ -338,6 +395,7 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-15,
         capturable: bool = False,
+        factored: Collection[str] = (),
     ) -> None:
         if unknown := (set(params) ^ set(lrs)) | (set(tails or {}) ^ set(heads or {})):
             raise ValueError(f"Adam: params and lrs, heads and tails must name the same tensors; odd: {sorted(unknown)}")
@@ -353,6 +411,9 @@ class Adam:
             if device.type != "cuda":
                 raise ValueError(f"Adam: capturable needs CUDA tensors, got {device}")
             self.device_step = torch.zeros((), device=device)
+        self.factored = frozenset(factored)
+        for name in self.factored:
+            setattr(self.params[name], native.FACTORS, [])
         self.m = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
         self.v = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
 
@@ -362,7 +423,9 @@ class Adam:
         self.step_count += 1
         if self.device_step is not None:
             self.device_step += 1
-        moving = {k: p for k, p in self.params.items() if p.grad is not None}
+        for name in self.factored:
+            native.settle_factors(self.params[name], whole=rows is not None)
+        moving = {k: p for k, p in self.params.items() if p.grad is not None or getattr(p, native.FACTORS, None)}
         library = native.pick("av_adam", *moving.values()) if moving else None
         if library is not None:
             native.adam(library, self, moving, rows)
@@ -379,12 +442,16 @@ class Adam:
         """Forget the gradients."""
         for param in self.params.values():
             param.grad = None
+        for name in self.factored:
+            getattr(self.params[name], native.FACTORS).clear()
 
     def replace(self, name: str, param: Tensor, m: Tensor, v: Tensor) -> None:
         """Put a resized tensor and its moments in place of `name` (densification, pruning)."""
         if not param.shape == m.shape == v.shape:
             raise ValueError(f"Adam: {name} {tuple(param.shape)} with moments {tuple(m.shape)}, {tuple(v.shape)}")
         self.params[name], self.m[name], self.v[name] = param, m.contiguous(), v.contiguous()
+        if name in self.factored:
+            setattr(param, native.FACTORS, [])
 
     def state_dict(self) -> dict[str, Tensor]:
         """The moments and the step count as plain tensors."""

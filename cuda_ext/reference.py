@@ -279,6 +279,21 @@ def bind(
     return means, quats, size * (local_scales.exp() if log_scales else local_scales)
 
 
+def blend(basis: Tensor, weights: Tensor, means: Tensor, quats: Tensor, sh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Blendshapes [N, 10, K] of Gaussians with weights [K]: corrected means, quats, sh."""
+    delta = basis @ weights
+    return means + delta[:, :3], quats + delta[:, 3:7], torch.cat([sh[:, :1] + delta[:, None, 7:], sh[:, 1:]], 1)
+
+
+def penalty(
+    means: Tensor, log_scales: Tensor, logit_opacities: Tensor, reach: Tensor, weights: tuple[float, float, float], max_scale: float
+) -> Tensor:
+    """Weighted position, scale and opacity penalties of `ops.penalty`."""
+    position = (means.square().sum(-1).add(1e-12).sqrt() - reach).clamp_min(0).mean()
+    scale = (log_scales.exp() - max_scale * reach.clamp_min(1)[:, None]).clamp_min(0).mean()
+    return weights[0] * position + weights[1] * scale + weights[2] * logit_opacities.sigmoid().mean()
+
+
 def ssim_window(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     """The normalised Gaussian window [11] of the structural similarity."""
     x = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=torch.float64)

@@ -81,6 +81,15 @@ const char* bad_ssim(int64_t B, int32_t height, int32_t width, int32_t crop) {
     return nullptr;
 }
 
+const char* bad_hash(int64_t N, int32_t levels, int32_t features, const int64_t* offsets) {
+    if (N < 0 || levels < 1 || levels > 32) return "the hash grid must have 1..32 levels";
+    if (features != 1 && features != 2 && features != 4 && features != 8) return "features per level must be 1, 2, 4 or 8";
+    for (int i = 0; i < levels; ++i) {
+        if (offsets[i + 1] <= offsets[i] || offsets[i + 1] - offsets[i] > 0xffffffffll) return "a level must have 1..2^32 rows";
+    }
+    return nullptr;
+}
+
 AvScene image_scene(int64_t N, int64_t C, int32_t width, int32_t height) {
     AvScene s;
     memset(&s, 0, sizeof s);
@@ -117,6 +126,8 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvSsimBackward);
     AV_SIZE(AvAdamTensor);
     AV_SIZE(AvAdam);
+    AV_SIZE(AvBlend);
+    AV_SIZE(AvPenalty);
     AV_SIZE(AvMesh);
 #undef AV_SIZE
     return -1;
@@ -199,9 +210,28 @@ int32_t av_adam(const AvAdam* args) {
     for (int64_t i = 0; i < args->count; ++i) {
         const AvAdamTensor& t = args->tensors[i];
         if (t.columns > 256 && t.head_columns < t.columns) return refuse("two learning rates need at most 256 columns");
+        if (t.factor && (t.row_ids || t.columns > 256 || t.factor_size < 1 || t.columns % t.factor_size))
+            return refuse("a factored gradient needs all rows and at most 256 columns that its factor divides");
         if (t.row_ids && bad_indices(t.row_ids, t.row_count, t.rows)) return refuse("row_ids must index the rows");
     }
     return kernels().adam(args);
+}
+
+int32_t av_blend_forward(const AvBlend* args) {
+    if (args->N < 0 || args->K < 1 || args->K > 64) return refuse("a blend has 1..64 shapes");
+    return kernels().blend_forward(args);
+}
+
+int32_t av_blend_backward(const AvBlend* args) {
+    if (args->N < 0 || args->K < 1 || args->K > 64) return refuse("a blend has 1..64 shapes");
+    if (args->scratch_bytes < args->K * (args->N / 1024 + 1) * (int64_t)sizeof(float)) return refuse("scratch is too small");
+    return kernels().blend_backward(args);
+}
+
+int32_t av_penalty(const AvPenalty* args) {
+    if (args->N < 1) return refuse("a mean needs Gaussians");
+    if (args->scratch_bytes < (args->N / 1024 + 1) * (int64_t)sizeof(double)) return refuse("scratch is too small");
+    return kernels().penalty(args);
 }
 
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {
@@ -215,6 +245,21 @@ int32_t av_mesh_rasterize(const AvMesh* args) {
     if (args->scratch_bytes < av_mesh_scratch(args->C, args->V, args->F, args->width, args->height))
         return refuse("scratch is too small");
     return kernels().mesh_rasterize(args);
+}
+
+int32_t av_hash_forward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
+                        const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
+                        float* out) {
+    AV_REFUSE_IF(bad_hash(N, levels, features, offsets));
+    return kernels().hash_forward(launch, N, levels, features, scales, resolutions, offsets, positions, table, out);
+}
+
+int32_t av_hash_backward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
+                         const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
+                         const float* v_out, float* v_table, float* v_positions) {
+    AV_REFUSE_IF(bad_hash(N, levels, features, offsets));
+    return kernels().hash_backward(launch, N, levels, features, scales, resolutions, offsets, positions, table, v_out, v_table,
+                                   v_positions);
 }
 
 }  // extern "C"

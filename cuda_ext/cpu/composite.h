@@ -25,6 +25,19 @@ struct LaneOffsets {
 constexpr LaneOffsets kLaneOffsets = {{.5f, 1.5f, 2.5f, 3.5f, .5f, 1.5f, 2.5f, 3.5f, .5f, 1.5f, 2.5f, 3.5f, .5f, 1.5f, 2.5f, 3.5f},
                                       {.5f, .5f, .5f, .5f, 1.5f, 1.5f, 1.5f, 1.5f, 2.5f, 2.5f, 2.5f, 2.5f, 3.5f, 3.5f, 3.5f, 3.5f}};
 
+// Pixel centres of the columns and rows of blocks of a tile.
+struct BlockCentres {
+    F16 x[4], y[4];
+};
+AV_INLINE BlockCentres block_centres(const TileView& tile) {
+    BlockCentres centres;
+    for (int i = 0; i < 4; ++i) {
+        centres.x[i] = load(kLaneOffsets.x) + F16((float)(tile.x + 4 * i));
+        centres.y[i] = load(kLaneOffsets.y) + F16((float)(tile.y + 4 * i));
+    }
+    return centres;
+}
+
 // For each of the 16 blocks, the set of up to 64 instances that touch it.
 AV_INLINE void transpose_sets(const Instance* instances, int count, uint64_t* sets) {
 #if AV_ISA >= 512
@@ -58,7 +71,7 @@ AV_INLINE Alpha evaluate(const Record& r, F16 px, F16 py) {
     const F16 e = fma_(F16(r.c) * out.dy, out.dy, fma_(inner, out.dx, F16(r.log2_opacity)));
     out.counts = e >= F16(kLog2AlphaMin);
     out.unclamped = e <= F16(kLog2AlphaMax);
-    out.alpha = exp2_(max_(min_(e, F16(kLog2AlphaMax)), F16(-16.0f)));
+    out.alpha = exp2_(min_(e, F16(kLog2AlphaMax)));  // garbage far below the cut-off, masked by the caller
     return out;
 }
 
@@ -88,10 +101,11 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
         T[b] = F16(1.0f);
         red[b] = green[b] = blue[b] = z[b] = F16(0.0f);
     }
-    const F16 lane_x = load(kLaneOffsets.x), lane_y = load(kLaneOffsets.y);
+    const BlockCentres centres = block_centres(tile);
     uint32_t open = 0xffff;
     for (const Instance* chunk = tile.begin; chunk < tile.end && open; chunk += CHUNK) {
         const int count = tile.end - chunk < CHUNK ? (int)(tile.end - chunk) : CHUNK;
+        for (int i = 0; i < count; ++i) __builtin_prefetch(saved.records + chunk[i].record);
         if (kWeights)
             for (int i = 0; i < count; ++i) slot_weight[chunk[i].slot] = 0.0f;
         uint64_t sets[16];
@@ -100,7 +114,7 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
             const int b = __builtin_ctz(left);
             uint64_t set = sets[b];
             if (!set) continue;
-            const F16 px = lane_x + F16((float)(tile.x + 4 * (b % 4))), py = lane_y + F16((float)(tile.y + 4 * (b / 4)));
+            const F16 px = centres.x[b % 4], py = centres.y[b / 4];
             const M16 inside = (px < F16((float)size.width)) & (py < F16((float)size.height));
             F16 t = T[b], cr = red[b], cg = green[b], cb = blue[b], cz = z[b];
             for (; set; set &= set - 1) {
@@ -139,28 +153,6 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
     }
 }
 
-#if AV_ISA >= 512
-// The sums of twelve vectors, as the first twelve lanes of one.
-AV_INLINE F16 sums_of_twelve(const F16* v) {
-    __m512 q[3];
-    for (int i = 0; i < 3; ++i) {
-        const __m512 a = v[4 * i].v, b = v[4 * i + 1].v, c = v[4 * i + 2].v, d = v[4 * i + 3].v;
-        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-        q[i] = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    }
-    const __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4(q[0], q[1], 0x44), _mm512_shuffle_f32x4(q[0], q[1], 0xee));
-    const __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(q[2], q[2], 0x44), _mm512_shuffle_f32x4(q[2], q[2], 0xee));
-    return _mm512_maskz_add_ps(0x0fff, _mm512_shuffle_f32x4(p, r, 0x88), _mm512_shuffle_f32x4(p, r, 0xdd));
-}
-#else
-AV_INLINE F16 sums_of_twelve(const F16* v) {
-    float out[16] = {};
-    for (int i = 0; i < 12; ++i) out[i] = sum(v[i]);
-    return load(out);
-}
-#endif
-
 // Front to back again, with one running scalar per pixel: `rest` = ∂L/∂color · (colour still to come, background included).
 // ∂L/∂alpha_i = T_i (c_i·g) - rest_i / (1 - alpha_i). kExtra: gradients to alpha and depth as well.
 template <bool kExtra>
@@ -191,7 +183,7 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             rest[b] += g_w[b] * alpha;
         }
     }
-    const F16 lane_x = load(kLaneOffsets.x), lane_y = load(kLaneOffsets.y);
+    const BlockCentres centres = block_centres(tile);
     uint32_t open = 0xffff, used = 0;
     int in_chunk = 0;
     for (const Instance* instance = tile.begin; instance < tile.end; ++instance) {
@@ -203,6 +195,7 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             in_chunk = 0, used = 0;
         }
         ++in_chunk;
+        if (tile.end - instance > 8) __builtin_prefetch(saved.records + instance[8].record);
         const Record& r = saved.records[instance->record];
         F16 s[12];
         for (int i = 0; i < 12; ++i) s[i] = F16(0.0f);
@@ -210,7 +203,7 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
         used |= left;
         for (; left; left &= left - 1) {
             const int b = __builtin_ctz(left);
-            const F16 px = lane_x + F16((float)(tile.x + 4 * (b % 4))), py = lane_y + F16((float)(tile.y + 4 * (b / 4)));
+            const F16 px = centres.x[b % 4], py = centres.y[b / 4];
             const Alpha a = evaluate(r, px, py);
             const F16 alpha = keep(a.counts, a.alpha);
             const F16 w = alpha * T[b];

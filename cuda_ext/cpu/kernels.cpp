@@ -4,6 +4,8 @@
 
 #include "adam_ops.h"
 #include "bind_ops.h"
+#include "hash_ops.h"
+#include "blend_ops.h"
 #include "mesh_ops.h"
 #include "splat_ops.h"
 #include "ssim_ops.h"
@@ -33,6 +35,11 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::adam_step,
     AV_NS::mesh_rasterize,
     AV_NS::mesh_scratch,
+    AV_NS::hash_forward,
+    AV_NS::hash_backward,
+    AV_NS::blend_forward,
+    AV_NS::blend_backward,
+    AV_NS::penalty,
 };
 
 }  // namespace av

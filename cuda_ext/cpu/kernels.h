@@ -22,6 +22,11 @@ struct Kernels {
     decltype(&::av_adam) adam;
     decltype(&::av_mesh_rasterize) mesh_rasterize;
     decltype(&::av_mesh_scratch) mesh_scratch;
+    decltype(&::av_hash_forward) hash_forward;
+    decltype(&::av_hash_backward) hash_backward;
+    decltype(&::av_blend_forward) blend_forward;
+    decltype(&::av_blend_backward) blend_backward;
+    decltype(&::av_penalty) penalty;
 };
 
 extern const Kernels kernels_base, kernels_avx2, kernels_avx512;

@@ -303,6 +303,72 @@ AV_OUTLINE void transpose(F16* r) {
 }
 #endif
 
+#if AV_ISA >= 512
+// The sums of twelve vectors, as the first twelve lanes of one.
+AV_INLINE F16 sums_of_twelve(const F16* v) {
+    __m512 q[3];
+    for (int i = 0; i < 3; ++i) {
+        const __m512 a = v[4 * i].v, b = v[4 * i + 1].v, c = v[4 * i + 2].v, d = v[4 * i + 3].v;
+        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        q[i] = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    }
+    const __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4(q[0], q[1], 0x44), _mm512_shuffle_f32x4(q[0], q[1], 0xee));
+    const __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(q[2], q[2], 0x44), _mm512_shuffle_f32x4(q[2], q[2], 0xee));
+    return _mm512_maskz_add_ps(0x0fff, _mm512_shuffle_f32x4(p, r, 0x88), _mm512_shuffle_f32x4(p, r, 0xdd));
+}
+#else
+AV_INLINE F16 sums_of_twelve(const F16* v) {
+    float out[16] = {};
+    for (int i = 0; i < 12; ++i) out[i] = sum(v[i]);
+    return load(out);
+}
+#endif
+
+#if AV_ISA >= 512
+AV_INLINE __m512 pick2(F16 a, __m512i index, F16 b) { return _mm512_permutex2var_ps(a.v, index, b.v); }
+
+// Sixteen rows of three or four floats, whole.
+AV_INLINE void load_three(const float* p, F16* out) {
+    const F16 a = load(p), b = load(p + 16), c = load(p + 32);
+    const __m512i step = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45);
+    for (int s = 0; s < 3; ++s) {
+        const __m512i index = _mm512_add_epi32(step, _mm512_set1_epi32(s));
+        const __mmask16 last = _mm512_cmpge_epi32_mask(index, _mm512_set1_epi32(32));
+        out[s] = _mm512_mask_permutexvar_ps(pick2(a, index, b), last, index, c.v);
+    }
+}
+AV_INLINE void store_three(float* p, const F16* in) {
+    alignas(64) static const int32_t from[3][16] = {{0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5},
+                                                    {21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26},
+                                                    {0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0}};
+    alignas(64) static const int32_t third[3][16] = {{0, 0, 0, 0, 0, 1, 0, 0, 2, 0, 0, 3, 0, 0, 4, 0},
+                                                     {0, 5, 0, 0, 6, 0, 0, 7, 0, 0, 8, 0, 0, 9, 0, 0},
+                                                     {10, 0, 0, 11, 0, 0, 12, 0, 0, 13, 0, 0, 14, 0, 0, 15}};
+    const __mmask16 is_third[3] = {0x4924, 0x2492, 0x9249};
+    for (int i = 0; i < 3; ++i)
+        store(p + 16 * i, _mm512_mask_permutexvar_ps(pick2(in[0], _mm512_load_si512(from[i]), in[1]), is_third[i],
+                                                     _mm512_load_si512(third[i]), in[2].v));
+}
+AV_INLINE void load_four(const float* p, F16* out) {
+    const __m512i even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    for (int s = 0; s < 4; s += 2) {
+        const __m512i index = _mm512_add_epi32(even, _mm512_set1_epi32(s));
+        const __m512 low = pick2(load(p), index, load(p + 16)), high = pick2(load(p + 32), index, load(p + 48));
+        out[s] = _mm512_shuffle_f32x4(low, high, 0x44);
+        out[s + 1] = _mm512_shuffle_f32x4(low, high, 0xee);
+    }
+}
+AV_INLINE void store_four(float* p, const F16* in) {
+    const __m512i index = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
+    const __m512i next = _mm512_add_epi32(index, _mm512_set1_epi32(4));
+    const F16 a = _mm512_shuffle_f32x4(in[0].v, in[1].v, 0x44), b = _mm512_shuffle_f32x4(in[2].v, in[3].v, 0x44);
+    const F16 c = _mm512_shuffle_f32x4(in[0].v, in[1].v, 0xee), d = _mm512_shuffle_f32x4(in[2].v, in[3].v, 0xee);
+    store(p, pick2(a, index, b)), store(p + 16, pick2(a, next, b));
+    store(p + 32, pick2(c, index, d)), store(p + 48, pick2(c, next, d));
+}
+#endif
+
 // Rows of S floats for up to 16 items (n valid; the rest reads as row 0) become S vectors of one lane per item, and back.
 template <int S>
 AV_INLINE void load_rows(const float* p, int n, F16* out) {
@@ -313,6 +379,19 @@ AV_INLINE void load_rows(const float* p, int n, F16* out) {
             transpose(r);
             for (int j = 0; j < 16; ++j) out[s + j] = r[j];
         }
+    } else if (S == 1 && n == 16) {
+        out[0] = load(p);
+#if AV_ISA >= 512
+    } else if (S == 3 && n == 16) {
+        load_three(p, out);
+    } else if (S == 4 && n == 16) {
+        load_four(p, out);
+#endif
+    } else if (S < 16 && S > 4) {
+        F16 r[16];
+        for (int l = 0; l < 16; ++l) r[l] = load_part(p + (l < n ? l : 0) * S, S);
+        transpose(r);
+        for (int s = 0; s < S; ++s) out[s] = r[s];
     } else {
         float lanes[S][16];
         for (int l = 0; l < 16; ++l)
@@ -329,6 +408,19 @@ AV_INLINE void store_rows(float* p, int n, const F16* in) {
             transpose(r);
             for (int l = 0; l < n; ++l) store(p + l * S + s, r[l]);
         }
+    } else if (S == 1 && n == 16) {
+        store(p, in[0]);
+#if AV_ISA >= 512
+    } else if (S == 3 && n == 16) {
+        store_three(p, in);
+    } else if (S == 4 && n == 16) {
+        store_four(p, in);
+#endif
+    } else if (S < 16 && S > 4) {
+        F16 r[16];
+        for (int j = 0; j < 16; ++j) r[j] = in[j < S ? j : 0];
+        transpose(r);
+        for (int l = 0; l < n; ++l) store_part(p + l * S, r[l], S);
     } else {
         float lanes[S][16];
         for (int s = 0; s < S; ++s) store(lanes[s], in[s]);

@@ -254,6 +254,10 @@ typedef struct AvAdamTensor {
     int64_t row_count;
     float lr;
     float lr_tail;
+    // Gradient of rank one per row, never written out: element (r, i) is grad[r, i / factor_size] · factor[i % factor_size], so grad is
+    // [rows, columns / factor_size]. NULL: grad is as above. CPU only.
+    const float* factor;
+    int64_t factor_size;
 } AvAdamTensor;
 
 typedef struct AvAdam {
@@ -266,6 +270,44 @@ typedef struct AvAdam {
     double step;              // counted from 1; ignored when step_ptr is given
     const float* step_ptr;    // CUDA: device scalar, so that a captured graph can advance; CPU: NULL
 } AvAdam;
+
+// Blendshapes of Gaussians: [mean 3, quaternion 4, constant SH term 3] += basis · weights.
+typedef struct AvBlend {
+    AvLaunch launch;
+    int64_t N;
+    int32_t K;             // 1..64
+    int32_t sh_bases;
+    const float* basis;    // [N, 10, K]
+    const float* weights;  // [K]
+    const float* in[3];    // means [N, 3], quats [N, 4], sh [N, sh_bases, 3]
+    float* out[3];         // the same shapes
+    // backward: v_out are read, v_delta [N, 10] and v_weights [K] written; ∂L/∂basis = v_delta ⊗ weights
+    const float* v_out[3];
+    float* v_delta;
+    float* v_weights;
+    void* scratch;         // K · (N / 1024 + 1) floats
+    int64_t scratch_bytes;
+} AvBlend;
+
+// Means over Gaussians of max(0, ‖mean‖ - reach), max(0, scale - max_scale·max(1, reach)) and opacity, each times its weight.
+typedef struct AvPenalty {
+    AvLaunch launch;
+    int64_t N;
+    float position_weight;
+    float scale_weight;
+    float opacity_weight;
+    float max_scale;
+    const float* means;            // [N, 3]
+    const float* log_scales;       // [N, 3]
+    const float* logit_opacities;  // [N]
+    const float* reach;            // [N]
+    float* loss;                   // [1]
+    float* v_means;                // [N, 3], gradients of the loss; NULL to skip all three
+    float* v_log_scales;
+    float* v_logit_opacities;
+    void* scratch;                 // 8 · (N / 1024 + 1) bytes
+    int64_t scratch_bytes;
+} AvPenalty;
 
 // Nearest triangle per pixel centre. Vertices in camera space (z forward); triangles may straddle the camera plane.
 typedef struct AvMesh {
@@ -306,6 +348,9 @@ int32_t av_ssim_forward(const AvSsim* args);
 int32_t av_ssim_backward(const AvSsimBackward* args);
 int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t threads, int64_t* saved, int64_t* scratch);
 int32_t av_adam(const AvAdam* args);
+int32_t av_blend_forward(const AvBlend* args);
+int32_t av_blend_backward(const AvBlend* args);
+int32_t av_penalty(const AvPenalty* args);
 int32_t av_mesh_rasterize(const AvMesh* args);
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height);
 // Multi-resolution hash grid, see include/hash.h. On the host: scales and resolutions [levels], offsets [levels + 1]. positions [N, 3] in

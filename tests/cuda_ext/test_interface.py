@@ -24,7 +24,7 @@ def _structures() -> dict[str, list[tuple[str, str]]]:
     text = re.sub(r"//[^\n]*", "", (INCLUDE / "abi.h").read_text())
     found = {}
     for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\} \w+;", text, re.S):
-        fields = [f.strip() for f in body.split(";") if f.strip()]
+        fields = [re.sub(r"\[\d+\]$", "", f.strip()) for f in body.split(";") if f.strip()]
         found[name] = [tuple(re.fullmatch(r"(.*?)\s*(\w+)", f, re.S).groups()) for f in fields]  # type: ignore[union-attr]
     return found
 
@@ -37,7 +37,7 @@ def test_structures_mirror_the_header():
         assert [f[0] for f in structure._fields_] == [name for _, name in theirs], structure.__name__
         for (name, mine), (kind, _) in zip([f[:2] for f in structure._fields_], theirs, strict=True):
             if "*" in kind:
-                assert ctypes.sizeof(mine) == 8, f"{structure.__name__}.{name}"
+                assert ctypes.sizeof(getattr(mine, "_type_", mine) if issubclass(mine, ctypes.Array) else mine) == 8, f"{structure.__name__}.{name}"
             elif kind in SIZES:
                 assert ctypes.sizeof(mine) == SIZES[kind], f"{structure.__name__}.{name}"
             else:

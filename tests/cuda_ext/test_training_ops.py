@@ -95,6 +95,53 @@ def test_l1_ssim_matches_the_reference(shape, weighted):
         assert relative(results[0][1], results[1][1]) < 1e-4
 
 
+@pytest.mark.parametrize("K", [1, 12, 16, 20, 40, 64])
+def test_blend_matches_the_reference(K):
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        shapes = ((1100, 10, K), (K,), (1100, 3), (1100, 4), (1100, 4, 3))
+        leaves = [random(*s, seed=i).to(dtype).requires_grad_() for i, s in enumerate(shapes)]
+        out = ops.blend(*leaves)
+        sum((o * random(*o.shape, seed=9).to(dtype)).sum() for o in out).backward()
+        results.append([*out, *(t.grad for t in leaves)])
+    for a, b in zip(*results, strict=True):
+        assert relative(a, b) < 1e-5
+
+
+@pytest.mark.parametrize("K", [1, 3, 12, 20])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_factored_gradients_move_the_basis_alike(K, calls):
+    """The outer product that is never written out gives the same steps as the one that is."""
+    ends = []
+    for factored in ((), ("basis",)):
+        basis = random(333, 10, K, seed=1).requires_grad_()
+        weights = random(K, seed=2).requires_grad_()
+        optimizer = ops.Adam({"basis": basis}, {"basis": 1e-2}, heads={"basis": 3 * K}, tails={"basis": 1e-3}, factored=factored)
+        for step in range(3):
+            for call in range(calls):
+                out = ops.blend(basis, weights, random(333, 3), random(333, 4), random(333, 4, 3))
+                sum((o * random(*o.shape, seed=step + 7 * call)).sum() for o in out).backward()
+            if factored:
+                assert basis.grad is None
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(basis.detach())
+    assert relative(*ends) < 1e-6
+
+
+def test_penalty_matches_the_reference():
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.to(dtype).requires_grad_() for t in (random(1037, 3), random(1037, 3, seed=1) - 1, random(1037, seed=2))]
+        loss = ops.penalty(
+            *leaves, 1 + random(1037, seed=3).to(dtype).abs(), position_weight=0.3, scale_weight=2.0, opacity_weight=0.1, max_scale=0.4
+        )
+        (3 * loss).backward()
+        results.append([loss, *(t.grad for t in leaves)])
+    for a, b in zip(*results, strict=True):
+        assert relative(a, b) < 1e-5
+
+
 def test_ssim_of_equal_and_of_opposite_images():
     a = torch.rand(1, 30, 20, 3)
     assert ops.ssim(a, a).item() == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,152 @@
+// Blendshapes of Gaussians, and the penalties of their training: small work over large arrays, each array read once.
+#pragma once
+#include "../include/abi.h"
+#include "pool.h"
+#include "simd.h"
+
+namespace av {
+inline namespace AV_NS {
+
+constexpr int BLEND_COLUMNS = 10;
+constexpr int64_t BLEND_BLOCK = 1024;
+
+// A row of K weights in up to four registers; lanes beyond K are zero.
+struct BlendRow {
+    F16 r[4];
+};
+
+AV_INLINE BlendRow load_blend_row(const float* p, int K) {
+    BlendRow row;
+    for (int i = 0; i < 4; ++i) {
+        const int left = K - 16 * i;
+        row.r[i] = left >= 16 ? load(p + 16 * i) : left > 0 ? load_part(p + 16 * i, left) : F16(0.0f);
+    }
+    return row;
+}
+
+template <int REGISTERS_USED>
+static void blend_block(const AvBlend& in, int64_t begin, int64_t end, const BlendRow& weights) {
+    const int K = in.K, tail = K - 16 * (REGISTERS_USED - 1);
+    const int64_t sh = 3 * (int64_t)in.sh_bases;
+    for (int64_t n = begin; n < end; ++n) {
+        F16 rows[16];
+        const float* p = in.basis + n * BLEND_COLUMNS * K;
+        for (int c = 0; c < BLEND_COLUMNS; ++c, p += K) {
+            F16 total = weights.r[REGISTERS_USED - 1] * load_part(p + 16 * (REGISTERS_USED - 1), tail);
+            for (int i = 0; i + 1 < REGISTERS_USED; ++i) total = fma_(weights.r[i], load(p + 16 * i), total);
+            rows[c] = total;
+        }
+        for (int c = BLEND_COLUMNS; c < 16; ++c) rows[c] = F16(0.0f);
+        alignas(64) float delta[16];
+        store(delta, sums_of_twelve(rows));
+        for (int i = 0; i < 3; ++i) in.out[0][3 * n + i] = in.in[0][3 * n + i] + delta[i];
+        for (int i = 0; i < 4; ++i) in.out[1][4 * n + i] = in.in[1][4 * n + i] + delta[3 + i];
+        for (int64_t i = 0; i < sh; ++i) in.out[2][sh * n + i] = in.in[2][sh * n + i] + (i < 3 ? delta[7 + i] : 0.0f);
+    }
+}
+
+static int32_t blend_forward(const AvBlend* args) {
+    const AvBlend& in = *args;
+    const BlendRow weights = load_blend_row(in.weights, in.K);
+    parallel_for(in.launch.threads, (in.N + BLEND_BLOCK - 1) / BLEND_BLOCK, [&](int64_t block, int) {
+        const int64_t begin = block * BLEND_BLOCK, end = begin + BLEND_BLOCK < in.N ? begin + BLEND_BLOCK : in.N;
+        switch ((in.K + 15) / 16) {
+            case 1: blend_block<1>(in, begin, end, weights); break;
+            case 2: blend_block<2>(in, begin, end, weights); break;
+            case 3: blend_block<3>(in, begin, end, weights); break;
+            default: blend_block<4>(in, begin, end, weights); break;
+        }
+    });
+    return AV_OK;
+}
+
+template <int REGISTERS_USED>
+static void blend_block_backward(const AvBlend& in, int64_t begin, int64_t end, float* v_weights) {
+    const int K = in.K, tail = K - 16 * (REGISTERS_USED - 1);
+    const int64_t sh = 3 * (int64_t)in.sh_bases;
+    F16 total[REGISTERS_USED];
+    for (int i = 0; i < REGISTERS_USED; ++i) total[i] = F16(0.0f);
+    for (int64_t n = begin; n < end; ++n) {
+        float* v = in.v_delta + n * BLEND_COLUMNS;
+        for (int i = 0; i < 3; ++i) v[i] = in.v_out[0][3 * n + i];
+        for (int i = 0; i < 4; ++i) v[3 + i] = in.v_out[1][4 * n + i];
+        for (int i = 0; i < 3; ++i) v[7 + i] = in.v_out[2][sh * n + i];
+        const float* p = in.basis + n * BLEND_COLUMNS * K;
+        for (int c = 0; c < BLEND_COLUMNS; ++c, p += K) {
+            for (int i = 0; i + 1 < REGISTERS_USED; ++i) total[i] = fma_(F16(v[c]), load(p + 16 * i), total[i]);
+            total[REGISTERS_USED - 1] = fma_(F16(v[c]), load_part(p + 16 * (REGISTERS_USED - 1), tail), total[REGISTERS_USED - 1]);
+        }
+    }
+    for (int i = 0; i < REGISTERS_USED; ++i) store_part(v_weights + 16 * i, total[i], i + 1 < REGISTERS_USED ? 16 : tail);
+}
+
+static int32_t blend_backward(const AvBlend* args) {
+    const AvBlend& in = *args;
+    float* parts = (float*)in.scratch;  // [blocks, K]
+    const int64_t blocks = (in.N + BLEND_BLOCK - 1) / BLEND_BLOCK;
+    parallel_for(in.launch.threads, blocks, [&](int64_t block, int) {
+        const int64_t begin = block * BLEND_BLOCK, end = begin + BLEND_BLOCK < in.N ? begin + BLEND_BLOCK : in.N;
+        float* part = parts + block * in.K;
+        switch ((in.K + 15) / 16) {
+            case 1: blend_block_backward<1>(in, begin, end, part); break;
+            case 2: blend_block_backward<2>(in, begin, end, part); break;
+            case 3: blend_block_backward<3>(in, begin, end, part); break;
+            default: blend_block_backward<4>(in, begin, end, part); break;
+        }
+    });
+    for (int k = 0; k < in.K; ++k) {
+        double total = 0;
+        for (int64_t block = 0; block < blocks; ++block) total += (double)parts[block * in.K + k];
+        in.v_weights[k] = (float)total;
+    }
+    return AV_OK;
+}
+
+static int32_t penalty(const AvPenalty* args) {
+    const AvPenalty& in = *args;
+    double* parts = (double*)in.scratch;
+    const int64_t blocks = (in.N + BLEND_BLOCK - 1) / BLEND_BLOCK;
+    const float inv = 1.0f / (float)in.N;
+    const F16 wp = F16(in.position_weight * inv), ws = F16(in.scale_weight * inv / 3.0f), wo = F16(in.opacity_weight * inv);
+    parallel_for(in.launch.threads, blocks, [&](int64_t block, int) {
+        const int64_t end = (block + 1) * BLEND_BLOCK < in.N ? (block + 1) * BLEND_BLOCK : in.N;
+        const F16 one = F16(1.0f);
+        double sums = 0;
+        for (int64_t n = block * BLEND_BLOCK; n < end; n += 16) {
+            const int count = end - n < 16 ? (int)(end - n) : 16;
+            const M16 on = mask_from_bits(count == 16 ? 0xffffu : (1u << count) - 1);
+            F16 mean[3], scale[3], logit, reach;
+            load_rows<3>(in.means + 3 * n, count, mean);
+            load_rows<3>(in.log_scales + 3 * n, count, scale);
+            load_rows<1>(in.logit_opacities + n, count, &logit);
+            load_rows<1>(in.reach + n, count, &reach);
+            const F16 length = sqrt_(mean[0] * mean[0] + mean[1] * mean[1] + mean[2] * mean[2] + F16(1e-12f));
+            const M16 outside = length > reach;
+            F16 total = keep(outside, wp * (length - reach));
+            const F16 pull = keep(outside, wp / length), limit = F16(in.max_scale) * max_(reach, one);
+            for (int i = 0; i < 3; ++i) {
+                mean[i] = mean[i] * pull;
+                const F16 plain = exp_(scale[i]);
+                const M16 large = plain > limit;
+                total += keep(large, ws * (plain - limit));
+                scale[i] = keep(large, ws * plain);
+            }
+            const F16 opacity = one / (one + exp_(-logit));
+            total = fma_(wo, opacity, total);
+            sums += (double)sum(keep(on, total));
+            if (!in.v_means) continue;
+            const F16 v_logit = wo * opacity * (one - opacity);
+            store_rows<3>(in.v_means + 3 * n, count, mean);
+            store_rows<3>(in.v_log_scales + 3 * n, count, scale);
+            store_rows<1>(in.v_logit_opacities + n, count, &v_logit);
+        }
+        parts[block] = sums;
+    });
+    double total = 0;
+    for (int64_t block = 0; block < blocks; ++block) total += parts[block];
+    in.loss[0] = (float)total;
+    return AV_OK;
+}
+
+}  // namespace AV_NS
+}  // namespace av
