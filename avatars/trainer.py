@@ -329,14 +329,16 @@ class Trainer:
             codes, self.tracked.segments, self.tracked.fps, self.tracked.cameras, str(self.tracked.folder.resolve()), held_out,
             self.split.held_out_sequences,
         )  # fmt: skip
+        with torch.no_grad():
+            trained_codes = torch.stack([deform.frame_code(codes[int(t)]) for t in self.split.frames])
+            parameters = self.model.settle({k: v.detach().cpu().clone() for k, v in self._deform_params().items()}, trained_codes)
         provenance = {
             "inputs": key, "steps": self.step, "seconds": self.elapsed, "psnr": self.psnr, "capture": self.tracked.capture,
             "held_out_last": self.config.held_out_last,
         }  # fmt: skip
         return Avatar(
             self.head.to("cpu"), self.tracked.identity, self._local().detach().to("cpu"), self.config.deformation, self.config.deform,
-            {k: v.detach().cpu().clone() for k, v in self._deform_params().items()},
-            {n: self.colors.affine[i] for i, n in enumerate(names) if n in trained}, timeline, provenance,
+            parameters, {n: self.colors.affine[i] for i, n in enumerate(names) if n in trained}, timeline, provenance,
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ It defines
                                                         "each_" have one row per Gaussian and follow densification
     learning_rates(settings, rates) -> {name: Rate}     for every parameter that `create` makes
     apply(parameters, gaussians, code) -> CanonicalGaussians
+    settle(parameters, codes) -> {name: tensor}         after training, with all trained codes [T, D]: what an avatar keeps
 
 `rates` are the current learning rates of the canonical Gaussians ("means", "quats", "sh" …), for those that follow them.
 A code is what `frame_code` makes of one frame; the neutral pose has code zero, and there `apply` must return the
@@ -52,6 +53,8 @@ class Deformation(Protocol):
     def learning_rates(self, settings: DeformSettings, rates: Mapping[str, float]) -> dict[str, Rate]: ...
 
     def apply(self, parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians: ...
+
+    def settle(self, parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]: ...
 
 
 def names() -> tuple[str, ...]:

@@ -24,3 +24,8 @@ def learning_rates(settings: DeformSettings, rates: Mapping[str, float]) -> dict
 def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians:
     """The Gaussians as they are."""
     return gaussians
+
+
+def settle(parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]:
+    """Nothing to keep."""
+    return parameters

@@ -58,7 +58,20 @@ def weights(parameters: dict[str, Tensor], code: Tensor) -> Tensor:
 def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians:
     """Add the blended corrections."""
     basis = parameters["each_basis"]
-    delta = basis @ weights(parameters, code)  # [N, 10]
+    blend = weights(parameters, code)
+    if "lowest" in parameters:  # set by `settle`
+        blend = torch.minimum(torch.maximum(blend, parameters["lowest"]), parameters["highest"])
+    delta = basis @ blend  # [N, 10]
     sh = gaussians.sh.clone()
     sh[:, 0] = sh[:, 0] + delta[:, 7:]
     return replace(gaussians, means=gaussians.means + delta[:, :3], quats=gaussians.quats + delta[:, 3:7], sh=sh)
+
+
+def settle(parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]:
+    """Bounds for the blending weights: their range over the trained codes, and zero.
+
+    An expression beyond the recorded ones then moves the mesh alone; unbounded, it tore the skin (eyeLookUp at 1, trained to 0.3).
+    """
+    with torch.no_grad():
+        seen = torch.stack([weights(parameters, code) for code in codes])
+    return parameters | {"lowest": seen.amin(0).clamp_max(0), "highest": seen.amax(0).clamp_min(0)}

@@ -46,6 +46,8 @@ class TestContract:
         model, _, parameters = self._made(name, hidden, gaussians, tiny_head)
         result = model.apply(parameters, gaussians, deform.frame_code(_pose(tiny_head)))
         assert torch.allclose(result.means, gaussians.means) and torch.allclose(result.sh, gaussians.sh)
+        codes = torch.stack([deform.frame_code(_pose(tiny_head))])
+        assert model.settle(parameters, codes).keys() >= parameters.keys()
 
     def test_rates_name_every_parameter(self, name: str, hidden: int, gaussians: CanonicalGaussians, tiny_head: HeadModel) -> None:
         model, settings, parameters = self._made(name, hidden, gaussians, tiny_head)
@@ -70,6 +72,18 @@ class TestContract:
         (result.means.square().sum() + result.sh.square().sum()).backward()
         for key, value in parameters.items():
             assert value.grad is not None and value.grad.abs().sum() > 0, key
+
+
+def test_settled_blendshapes_stay_within_what_was_trained(gaussians: CanonicalGaussians, tiny_head: HeadModel) -> None:
+    model = deform.find("blendshapes")
+    parameters = model.create(deform.DeformSettings(bases=3, hidden=8), gaussians, deform.code_size(3, 5), torch.Generator().manual_seed(0))
+    parameters["each_basis"] = torch.randn(parameters["each_basis"].shape, generator=torch.Generator().manual_seed(1))
+    code = deform.frame_code(_pose(tiny_head))
+    settled = model.settle(parameters, torch.stack([0.5 * code, code]))
+    inside, edge, beyond = (model.apply(settled, gaussians, s * code).means for s in (0.7, 1.0, 30.0))
+    assert torch.allclose(inside, model.apply(parameters, gaussians, 0.7 * code).means, atol=1e-6)
+    assert (beyond - gaussians.means).abs().max() < 2 * (edge - gaussians.means).abs().max()
+    assert torch.allclose(model.apply(settled, gaussians, 0 * code).means, gaussians.means)
 
 
 def test_blendshapes_can_be_linear(gaussians: CanonicalGaussians, tiny_head: HeadModel) -> None:
