@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avatars.head import parts, people, rig
+from avatars.head import lids, parts, people, rig
 from avatars.head.makehuman import BaseMesh, Macro, MacroTargets, Source, read_base, read_sliders
-from avatars.head.model import ARKIT, JOINTS, PARENTS, REGIONS, HeadModel
+from avatars.head.model import ARKIT, JOINTS, PARENTS, REGIONS, Closures, HeadModel
 from avatars.head.storage import save_head
 from avatars.progress import Progress, TerminalProgress
 
@@ -181,7 +181,8 @@ def _arch_line(helper: np.ndarray, up: float) -> np.ndarray:
     front = np.cos(grid) ** 2
     smooth = smooth - 0.001 - (0.0022 * front if up < 0 else 0.0)
     bite = -0.0388 + 0.0042 * (1 - front) + (0.0010 - 0.0020 * front if up > 0 else -0.0002 + 0.0012 * front)
-    return np.stack([smooth * np.sin(grid), bite, back + smooth * np.cos(grid)], 1)
+    # A dental arch is some 60 mm across its molars; the helper's cheeks of gum are wider.
+    return np.stack([0.92 * smooth * np.sin(grid), bite, back + smooth * np.cos(grid)], 1)
 
 
 def identity_basis(
@@ -315,6 +316,22 @@ def expressions(
     return basis, rotations
 
 
+def close_eyes(cut: Cut, template: np.ndarray, basis: np.ndarray) -> Closures:
+    """Shorten the blinks of `basis` [52, V, 3] in place so that the margins meet, and make the closures of other people."""
+    skin = np.unique(cut.faces[cut.islands == "head"])
+    edges = rig.edges_of(cut.faces)
+    rows: dict[str, list[np.ndarray]] = {"expressions": []}
+    for side in ("left", "right"):
+        e = ARKIT.index(f"eyeBlink{side.capitalize()}")
+        rims = lids.margins(template, edges, skin, np.unique(cut.faces[cut.islands == f"socket_{side}"]))
+        basis[e], closing = lids.close_lids(template, basis[e], rims)
+        rows["expressions"].append(np.full(len(closing["vertices"]), e))
+        for key, value in closing.items():
+            rows.setdefault(key, []).append(value)
+    joined = {k: np.concatenate(v) for k, v in rows.items()}
+    return Closures(**{k: torch.from_numpy(v.astype(np.float32 if v.dtype.kind == "f" else np.int64)) for k, v in joined.items()})
+
+
 def _average_points(assembly: Assembly, template: np.ndarray) -> np.ndarray:
     """Points of the cut [K, 3] for the template: its surface, and the helpers as they were when the parts were made."""
     points = assembly.average.copy()
@@ -333,9 +350,11 @@ def skin_weights(assembly: Assembly, template: np.ndarray, jaw_open: np.ndarray,
     jaw = rig.follow_ratio(template, jaw_open, opening, joints[JOINTS.index("jaw")])
     tongue = np.unique(cut.faces[cut.islands == "tongue"])
     jaw[:S] = rig.smoothed(jaw[:S], rig.edges_of(cut.faces), 3)
+    jaw = np.clip((jaw - 0.04) / 0.96, 0, 1)  # what an artist's mouth opening drags along a little stays with the skull
     jaw[tongue] = 1
     chin, nape = _chin_and_nape(assembly, template)
     neck, head = rig.neck_weights(template, chin, nape, 0.085)
+    neck[:S], head[:S] = rig.smoothed(np.stack([neck[:S], head[:S]], 1), rig.edges_of(cut.faces), 3).T
     inner = np.setdiff1d(np.arange(len(template)), np.unique(cut.faces[np.isin(cut.islands, ["head", "torso"])]))
     neck[inner], head[inner] = 0, 1
     weights = np.zeros((len(template), len(JOINTS) + 1))
@@ -354,6 +373,22 @@ def skin_weights(assembly: Assembly, template: np.ndarray, jaw_open: np.ndarray,
     return weights / weights.sum(1, keepdims=True)
 
 
+def lips_together(assembly: Assembly, template: np.ndarray, jaw_open: np.ndarray) -> np.ndarray:
+    """Offsets [V, 3] that close the template's lips."""
+    cut = assembly.cut
+    seam = np.intersect1d(np.unique(cut.faces[cut.islands == "head"]), np.unique(cut.faces[cut.islands == "mouth_bag"]))
+    surface = np.unique(cut.faces[np.isin(cut.islands, ["head", "mouth_bag"])])
+    p, rim = template[surface], template[seam]
+    inside = (np.abs(p[:, 0]) < np.abs(rim[:, 0]).max()) & (p[:, 2] > rim[:, 2].min() - 0.002)
+    inside &= np.abs(p[:, 1] - rim[:, 1].mean()) < 0.012
+    # The lower lip is what the opening jaw takes down.
+    lower = np.clip(-jaw_open[:, 1] / 0.02, 0, 1)
+    offsets = lids.close_lips(template, surface[inside], lower)
+    offsets[cut.surface :] = 0
+    offsets[np.unique(cut.faces[cut.islands == "tongue"])] = 0
+    return offsets
+
+
 def _chin_and_nape(assembly: Assembly, template: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two points [3] of the plane above which the head moves as one: under the chin, and where the skull begins behind."""
     p = template[: assembly.cut.surface]
@@ -364,15 +399,18 @@ def _chin_and_nape(assembly: Assembly, template: np.ndarray) -> tuple[np.ndarray
     return chin - [0, 0.012, 0.045], np.array([0, behind[:, 1].mean(), behind[:, 2].min()])
 
 
-def regions(assembly: Assembly, template: np.ndarray) -> np.ndarray:
-    """Region index [F] of every triangle."""
+def regions(assembly: Assembly, template: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Region index [F] of every triangle; both halves of a quad have the same. What a blink pulls down is eyelid."""
     cut = assembly.cut
     names = np.full(len(cut.faces), "torso", dtype="<U16")
     skin = np.isin(cut.islands, ["head", "torso"])
     number = np.full(int(max(cut.kept)) + 1, -1)
     number[cut.kept[: cut.surface]] = np.arange(cut.surface)
-    middle = template[cut.faces].mean(1)
+    middle = np.repeat(template[cut.faces].mean(1).reshape(-1, 2, 3).mean(1), 2, axis=0)
     names[skin] = rig.label_skin(middle[skin], template[number[list(SEED_68)]])
+    blink = np.abs(basis[[ARKIT.index("eyeBlinkLeft"), ARKIT.index("eyeBlinkRight")]][:, : cut.surface, 1]).max(0)
+    pulled = np.repeat(blink[cut.faces].mean(1).reshape(-1, 2).mean(1), 2) > 0.0016
+    names[skin & pulled & np.isin(names, ["brows", "face"])] = "eyelids"
     # A round neckline, lower in front.
     names[skin & (middle[:, 1] < -0.143 - 0.3 * (middle[:, 2] + 0.03))] = "torso"
     for island, region in (("mouth_bag", "mouth_bag"), ("tongue", "tongue"), ("socket_left", "eyelids"), ("socket_right", "eyelids")):
@@ -435,12 +473,15 @@ def finish(
 ) -> HeadModel:
     """Everything but the identity: expressions, weights, labels, texture layout."""
     cut = assembly.cut
+    units = source.face_units()
     joints = joints * np.array([[0, 1, 1]] * 3 + [[1, 1, 1]] * 2)  # neck, head and jaw lie in the middle
     average = _average_points(assembly, template)
     _, opening = _jaw_hinge(source, base, cut, average)
-    jaw_open = assembly.offsets(source.offsets(source.face_units()["jawOpen"], len(base.vertices))[cut.kept] * 0.1)
+    jaw_open = assembly.offsets(source.offsets(units["jawOpen"], len(base.vertices))[cut.kept] * 0.1)
+    template = template + lips_together(assembly, template, jaw_open)
     weights = skin_weights(assembly, template, jaw_open, opening, joints)
     basis, rotations = expressions(source, base, cut, assembly, template, joints, weights)
+    closures = close_eyes(cut, template, basis)
     uvs, uv_faces = texture_layout(assembly)
 
     def tensor(x):
@@ -460,7 +501,8 @@ def finish(
         expression_rotations=tensor(rotations),
         skin_weights=tensor(weights),
         region_names=REGIONS,
-        face_regions=torch.from_numpy(regions(assembly, template)),
+        face_regions=torch.from_numpy(regions(assembly, template, basis)),
+        closures=closures,
     )
 
 

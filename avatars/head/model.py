@@ -69,12 +69,36 @@ class Landmarks:
 
 
 @dataclass(frozen=True)
+class Closures:
+    """How expressions that close a gap (eyelids) reach across the gap that each person has: N vertices.
+
+    At weight 1 a vertex moves further by `share` of what the gap between its two margins has grown over the template's;
+    a point of a margin is a mean of two vertices.
+    """
+
+    expressions: Tensor  # [N] int64
+    vertices: Tensor  # [N] int64
+    shares: Tensor  # [N] in 0–1
+    moving: Tensor  # [N, 2] int64: the margin that moves
+    moving_weights: Tensor  # [N, 2]
+    resting: Tensor  # [N, 2] int64: the margin that it meets
+    resting_weights: Tensor  # [N, 2]
+
+    def gaps(self, vertices: Tensor) -> Tensor:
+        """[N, 3] from the moving margin to the resting one on vertices [V, 3], times the share."""
+        moving = (vertices[self.moving] * self.moving_weights[..., None]).sum(1)
+        resting = (vertices[self.resting] * self.resting_weights[..., None]).sum(1)
+        return (resting - moving) * self.shares[:, None]
+
+
+@dataclass(frozen=True)
 class ShapedHead:
     """A head whose identity is settled: what all frames of one person share. `HeadModel.shape` makes it."""
 
     vertices: Tensor  # [V, 3] neutral shape, metres, before the scale
     joints: Tensor  # [J, 3]
     scale: float | Tensor
+    closing: Tensor | None = None  # [N, 3] further movement of the closures at weight 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +121,7 @@ class HeadModel:
     face_regions: Tensor  # [F] uint8, index into region_names
     landmarks: Mapping[str, Landmarks] = field(default_factory=dict)
     pose_basis: Tensor | None = None  # [9·J, V, 3] offsets linear in (R − 1) of the joints, row-major (SMPL, Loper 2015, eq. 9)
+    closures: Closures | None = None
     joint_names: tuple[str, ...] = JOINTS
     joint_parents: tuple[int, ...] = PARENTS
 
@@ -185,7 +210,8 @@ class HeadModel:
                 raise ValueError(f"head {self.name}: offsets must be [{self.V},3], got {list(identity.offsets.shape)}")
             vertices = vertices + identity.offsets
         joints = self.joint_template + torch.einsum("i,ijk->jk", coefficients, self.joint_identity_basis)
-        return ShapedHead(vertices, joints, identity.scale)
+        closing = None if self.closures is None else self.closures.gaps(vertices) - self.closures.gaps(self.template)
+        return ShapedHead(vertices, joints, identity.scale, closing)
 
     def vertices(self, identity: Identity | ShapedHead, pose: HeadPose) -> Tensor:
         """[B, V, 3] vertices in the world; differentiable in everything. A `ShapedHead` saves half of the time."""
@@ -194,6 +220,9 @@ class HeadModel:
         self._check_pose(pose)
         offsets = pose.expression @ self.expression_basis.reshape(self.E, -1)
         rest = shaped.vertices + offsets.reshape(B, self.V, 3)
+        if self.closures is not None and shaped.closing is not None:
+            reach = pose.expression[:, self.closures.expressions, None] * shaped.closing  # [B, N, 3]
+            rest = rest.index_add(1, self.closures.vertices, reach)
         rotations = axis_angle_to_matrix(self.joint_rotations(pose))  # [B, J, 3, 3]
         if self.pose_basis is not None:
             eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
@@ -284,8 +313,8 @@ class HeadModel:
         def move(value):
             if isinstance(value, Tensor):
                 return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-            if isinstance(value, Landmarks):
-                return Landmarks(*(move(getattr(value, f.name)) for f in fields(Landmarks)))
+            if isinstance(value, Landmarks | Closures):
+                return type(value)(*(move(getattr(value, f.name)) for f in fields(value)))
             if isinstance(value, Mapping):
                 return {k: move(v) for k, v in value.items()}
             return value
@@ -307,4 +336,6 @@ class HeadModel:
         for kind in sorted(self.landmarks):
             points = self.landmarks[kind]
             parts += [kind, points.face_ids.cpu().numpy().tobytes(), points.barycentrics.detach().cpu().float().numpy().tobytes()]
+        if self.closures is not None:
+            parts += [getattr(self.closures, f.name).cpu().float().numpy().tobytes() for f in fields(self.closures)]
         return content_hash(*parts)

@@ -143,13 +143,14 @@ def gums(arch: Arch, widths: tuple[float, ...], heights: tuple[float, ...], regi
     point, out = arch.at(stations)
     # Profile of the roll: across (outward, in half depths) and above the neck (metres).
     profile = np.array([
-        [0.35, 0.0], [1.0, 0.0], [1.22, 0.0025], [1.2, 0.007], [0.6, 0.010], [-0.8, 0.010], [-1.35, 0.005], [-1.1, 0.0005],
+        [0.35, 0.0], [1.0, 0.0], [1.16, 0.0022], [1.1, 0.005], [0.55, 0.007], [-0.75, 0.007], [-1.3, 0.004], [-1.1, 0.0005],
     ])  # fmt: skip
     rise = np.where(between, 0.0022, 0.0)
+    thick = np.interp(np.abs(stations), [0, edges[-1]], [1.0, 0.5])  # low behind, where the cheeks are close
     ring = []
     for k in range(len(stations)):
         across = (profile[:, 0] - 1) * depth[k] / 2
-        above = neck[k] * 0.86 + profile[:, 1] - rise[k] * (profile[:, 1] < 0.001)
+        above = neck[k] * 0.86 + thick[k] * profile[:, 1] - rise[k] * (profile[:, 1] < 0.001)
         ring.append(point[k] + across[:, None] * out[k] + np.stack([0 * above, arch.up * above, 0 * above], 1))
     n = len(profile)
     caps = np.stack([ring[0].mean(0), ring[-1].mean(0)])

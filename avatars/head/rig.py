@@ -159,7 +159,8 @@ def label_skin(centers: np.ndarray, ibug68: np.ndarray) -> np.ndarray:
     labels[(np.abs(c[:, 0] - p[27, 0]) < 0.02) & front & _inside(c, _nose(p))] = "nose"
     for outer in (p[17:22], p[22:27]):
         y = np.interp(c[:, 0], outer[:, 0], outer[:, 1])
-        inside = (c[:, 0] > outer[:, 0].min() - 0.002) & (c[:, 0] < outer[:, 0].max() + 0.002)
+        inside = (np.abs(c[:, 0]) > np.abs(outer[:, 0]).min() - 0.002) & (np.abs(c[:, 0]) < np.abs(outer[:, 0]).max() - 0.003)
+        inside &= c[:, 0] * outer[:, 0].mean() > 0
         labels[inside & (c[:, 1] > y - 0.0075) & (c[:, 1] < y + 0.0015) & front] = "brows"  # the points lie on its upper edge
     for lids in (p[36:42], p[42:48]):
         labels[_inside(c, _grown(lids, 0.0065)) & front & (centers[:, 2] > eyes[2] - 0.02)] = "eyelids"

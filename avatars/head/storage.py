@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from avatars.errors import UserError
 from avatars.files import atomic_path
-from avatars.head.model import HeadModel, Landmarks
+from avatars.head.model import Closures, HeadModel, Landmarks
 
 FORMAT = "avatars-head"
 VERSION = 1
@@ -75,6 +76,8 @@ def save_head(head: HeadModel, path: str | Path) -> None:
     }
     if head.pose_basis is not None:
         arrays["pose_basis"] = quantised(head.pose_basis.cpu().numpy())
+    if head.closures is not None:
+        arrays |= {f"closures_{f.name}": getattr(head.closures, f.name).cpu().numpy() for f in fields(head.closures)}
     for kind, points in head.landmarks.items():
         arrays[f"landmarks_{kind}_faces"] = points.face_ids.cpu().numpy().astype(np.int32)
         arrays[f"landmarks_{kind}_barycentrics"] = points.barycentrics.cpu().numpy().astype(np.float32)
@@ -111,6 +114,9 @@ def head_from_arrays(arrays: dict[str, np.ndarray], path: Path) -> HeadModel:
         basis = np.zeros((len(names), len(template), 3), np.float32)
         basis[np.repeat(np.arange(len(names)), counts), ids] = offsets
         tensor = torch.from_numpy
+        closures = None
+        if "closures_shares" in arrays:
+            closures = Closures(*(tensor(arrays[f"closures_{f.name}"]) for f in fields(Closures)))
         return HeadModel(
             name=str(arrays["name"]),
             template=tensor(template),
@@ -135,6 +141,7 @@ def head_from_arrays(arrays: dict[str, np.ndarray], path: Path) -> HeadModel:
                 for k in kinds
             },
             pose_basis=tensor(arrays["pose_basis"]).float() if "pose_basis" in arrays else None,
+            closures=closures,
         )
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, KeyError) as error:
         raise UserError(f"The head {path} is inconsistent: {error}. Copy it again from its source.") from None
