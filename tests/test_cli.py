@@ -262,9 +262,13 @@ def test_a_failed_stage_is_taken_up_again_without_repeating_the_others(job: Job,
         assert go(job, fakes) == ALL[at:]
 
 
-def test_changes_repeat_what_depends_on_them(job: Job, tmp_path: Path) -> None:
+def test_changes_repeat_what_depends_on_them(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes()
     go(job, fakes)
+    newer = tmp_path / "default.npz"
+    newer.write_bytes(b"another default head")
+    monkeypatch.setattr("avatars.commands.pipeline.DEFAULT_HEAD", newer)
+    assert go(job, fakes)[0] == "track"
     longer = Job(job.capture, job.out, minutes=9)
     assert go(longer, fakes) == ["train", "eval", "film"]
     (job.avatar / "manifest.json").unlink()

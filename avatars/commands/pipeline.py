@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import avatars
 from avatars import __version__
 from avatars.files import content_hash
 from avatars.stages import Done, Stage, fingerprint, run_stage
+
+DEFAULT_HEAD = Path(avatars.__file__).parent / "head" / "default.npz"
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def _key(job: Job, stage: str) -> str:
     if stage == "check":
         return content_hash(*parts, fingerprint(job.capture), job.format)
     if stage == "track":
-        return content_hash(*parts, _key(job, "check"), *(_optional(p) for p in (job.head, job.track_config)))
+        head = job.head or DEFAULT_HEAD  # another version of it makes other codes
+        return content_hash(*parts, _key(job, "check"), _optional(head), _optional(job.track_config))
     if stage == "train":
         held_out = json.dumps([job.held_out_cameras, job.held_out_sequences])
         return content_hash(*parts, _files(job.tracked), _optional(job.train_config), repr(job.minutes), held_out)
