@@ -77,6 +77,9 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
 
 extern "C" int32_t av_adam(const AvAdam* args) {
     using namespace av;
+    for (int64_t i = 0; i < args->count; ++i) {
+        if (args->tensors[i].factor) return fail(AV_UNSUPPORTED, "adam: factored gradients are for the CPU");
+    }
     const OnDevice device(args->launch);
     for (int64_t begin = 0; begin < args->count; begin += ADAM_TENSORS) {
         AdamBatch batch = {};

@@ -45,6 +45,8 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvAdamTensor)
     AV_SIZE(AvAdam)
     AV_SIZE(AvMesh)
+    AV_SIZE(AvBlend)
+    AV_SIZE(AvPenalty)
 #undef AV_SIZE
     return -1;
 }

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cuda_ext import abi, hash_grid, native, reference
+from cuda_ext import abi, hash_grid, native, ops, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("cuda_calls", Path(__file__).with_name("cuda_calls.py"))
@@ -480,3 +480,43 @@ def test_hash_grid_matches_the_reference(backend, features, monkeypatch):
         close(leaf.grad, right.grad, 1e-4, what)
     with pytest.raises(ValueError, match="table must be"):
         hash_grid.hash_encode(grid, leaves[0], leaves[1][1:])
+
+
+@pytest.mark.parametrize("K,bases", [(5, 1), (64, 16)])
+def test_blend_matches_the_reference(backend, K, bases, monkeypatch):
+    library, device = backend
+    monkeypatch.setattr(native, "pick", lambda *_: library)
+    N = 1100  # two blocks of partial sums
+    g = torch.Generator().manual_seed(K)
+    shapes = ((N, 10, K), (K,), (N, 3), (N, 4), (N, bases, 3))
+    inputs = [torch.randn(s, generator=g) for s in shapes]
+    v = [torch.randn(s, generator=g) for s in shapes[2:]]
+    exact = [t.double().requires_grad_() for t in inputs]
+    expected = reference.blend(*exact)
+    sum((a * b).sum() for a, b in zip(expected, v, strict=True)).backward()
+    leaves = [t.requires_grad_() for t in to(device, *inputs)]
+    out = ops.blend(*leaves)
+    sum((a * b.to(device)).sum() for a, b in zip(out, v, strict=True)).backward()
+    for a, b in zip(out, expected, strict=True):
+        close(a, b, 1e-6, "blend")
+    for a, b, what in zip(leaves, exact, ("basis", "weights", "means", "quats", "sh"), strict=True):
+        close(a.grad, b.grad, 1e-5, what)
+
+
+def test_penalty_matches_the_reference(backend, monkeypatch):
+    library, device = backend
+    monkeypatch.setattr(native, "pick", lambda *_: library)
+    g = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1500, 3, generator=g), torch.randn(1500, 3, generator=g) - 0.5, torch.randn(1500, generator=g)]
+    reach = 2 * torch.rand(1500, generator=g)
+    weights, limit = (0.3, 0.7, 0.2), 0.6
+    exact = [t.double().requires_grad_() for t in inputs]
+    expected = reference.penalty(*exact, reach.double(), weights, limit)
+    (2 * expected).backward()
+    leaves = [t.requires_grad_() for t in to(device, *inputs)]
+    names = ("position_weight", "scale_weight", "opacity_weight")
+    loss = ops.penalty(*leaves, reach.to(device), **dict(zip(names, weights, strict=True)), max_scale=limit)
+    (2 * loss).backward()
+    close(loss, expected, 1e-6, "penalty")
+    for a, b in zip(leaves, exact, strict=True):
+        close(a.grad, b.grad, 1e-5, "gradient")
