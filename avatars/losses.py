@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avatars.gaussians import CanonicalGaussians
 from avatars.head import HeadModel
 from avatars.transforms import project_points
 from avatars.types import Cameras
@@ -30,17 +29,6 @@ def photometric(rendered: Tensor, target: Tensor, ssim_weight: float, weights: T
 def coverage(alpha: Tensor, masks: Tensor) -> Tensor:
     """Mean |alpha − mask|, both [C, H, W]: nothing floats outside of the foreground, nothing is see-through inside."""
     return (alpha - masks).abs().mean()
-
-
-def regularise(gaussians: CanonicalGaussians, reach: Tensor, max_scale: float) -> tuple[Tensor, Tensor]:
-    """Position and scale penalties in triangle units (Qian et al. 2024, eq. 6–7).
-
-    Means may lie `reach` [N] from their triangle's centre without cost (hair reaches farther than skin); scales up to
-    `max_scale` · max(1, reach) are free.
-    """
-    position = (gaussians.means.square().sum(-1).add(1e-12).sqrt() - reach).clamp_min(0).mean()
-    scale = (gaussians.log_scales.exp() - max_scale * reach.clamp_min(1)[:, None]).clamp_min(0).mean()
-    return position, scale
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class Trainer:
             {k: r.lr for k, r in rates.items()},
             heads={k: r.head for k, r in rates.items() if r.head is not None},
             tails={k: r.tail for k, r in rates.items() if r.head is not None},
+            factored=[f"deform.{name}" for name in getattr(self.model, "FACTORED", ())],
         )
         self.code_adam = ops.Adam(self.codes, self._code_rates(0.0), betas=_CODE_BETAS)
         self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
@@ -194,9 +195,11 @@ class Trainer:
             weights = self.attention.weights(vertices.detach(), cameras)
         loss = losses.photometric(splat.color, target, c.ssim_weight, weights)
         loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], mask)
-        position, scale = losses.regularise(local, self.reach, c.max_scale)
-        loss = loss + c.position_weight * position + c.scale_weight * scale
-        loss = loss + c.opacity_weight * local.logit_opacities.sigmoid().mean()
+        # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
+        loss = loss + ops.penalty(
+            local.means, local.log_scales, local.logit_opacities, self.reach, position_weight=c.position_weight,
+            scale_weight=c.scale_weight, opacity_weight=c.opacity_weight, max_scale=c.max_scale,
+        )  # fmt: skip
         if tuned and c.deform.regulariser > 0 and local.means is not self.params["means"]:
             drift = (local.means - self.params["means"]).square().mean() + (local.sh[:, 0] - self.params["sh"][:, 0]).square().mean()
             loss = loss + c.deform.regulariser * drift

@@ -9,7 +9,8 @@ It defines
     apply(parameters, gaussians, code) -> CanonicalGaussians
     settle(parameters, codes) -> {name: tensor}         after training, with all trained codes [T, D]: what an avatar keeps
 
-`rates` are the current learning rates of the canonical Gaussians ("means", "quats", "sh" …), for those that follow them.
+and may define FACTORED, the names of parameters that it uses as the basis of `ops.blend` and nowhere else: their gradient is then
+never written out. `rates` are the current learning rates of the canonical Gaussians ("means", "quats", "sh" …), for those that follow them.
 A code is what `frame_code` makes of one frame; the neutral pose has code zero, and there `apply` must return the
 canonical Gaussians unchanged.
 """

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from avatars.deform import DeformSettings, Rate
 from avatars.gaussians import CanonicalGaussians
+from cuda_ext import ops
+
+FACTORED = ("each_basis",)
 
 _COLUMNS = 10  # mean 3, quaternion 4, constant SH term 3
 
@@ -61,10 +64,8 @@ def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Te
     blend = weights(parameters, code)
     if "lowest" in parameters:  # set by `settle`
         blend = torch.minimum(torch.maximum(blend, parameters["lowest"]), parameters["highest"])
-    delta = basis @ blend  # [N, 10]
-    sh = gaussians.sh.clone()
-    sh[:, 0] = sh[:, 0] + delta[:, 7:]
-    return replace(gaussians, means=gaussians.means + delta[:, :3], quats=gaussians.quats + delta[:, 3:7], sh=sh)
+    means, quats, sh = ops.blend(basis, blend, gaussians.means, gaussians.quats, gaussians.sh)
+    return replace(gaussians, means=means, quats=quats, sh=sh)
 
 
 def settle(parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]:

@@ -86,16 +86,6 @@ def test_composite_mixes_and_corrects() -> None:
     assert float(losses.photometric(target, target, 0.2)) == pytest.approx(0, abs=1e-5)
 
 
-def test_regularisers_leave_what_is_near_alone(tiny_head: HeadModel) -> None:
-    flat = sample_surface(tiny_head, tiny_head.template, 300, torch.Generator().manual_seed(0))
-    reach = torch.full((len(flat),), 2.0)
-    assert float(losses.regularise(flat, reach, 5.0)[0]) == 0
-    flat.means[0] = torch.tensor([0.0, 9.0, 0.0])
-    flat.log_scales[1] = 4.0
-    position, scale = losses.regularise(flat, reach, 5.0)
-    assert float(position) == pytest.approx(7 / len(flat), rel=1e-3) and float(scale) > 0
-
-
 def test_attention_is_on_the_face_for_cameras_that_see_it(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
     cameras = tiny_cameras
     attention = losses.attention_of(tiny_head, 2.0, 3.0)
