@@ -29,7 +29,7 @@ from viewer.page import Page
 from viewer.panels import Panels
 from viewer.security import Gate, bound_uploads, guarded
 from viewer.session import Session
-from viewer.stage import TRUTH, Stage
+from viewer.stage import REGIONS, TRUTH, Stage
 from viewer.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Viewer:
         return f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{self.port}/?token={self.gate.token}"
 
     def curve(self, session: Session) -> np.ndarray | None:
-        """PSNR per frame [T] (NaN: not yet measured) of the camera that a session compares through, else None."""
+        """PSNR per frame and region [T, 3] (NaN: not yet measured) of the camera that a session compares through, else None."""
         camera = session.camera
         return self._curves.get(camera) if camera is not None else None
 
@@ -221,7 +221,7 @@ class Viewer:
         timeline = self.stage.timeline
         if timeline is None:
             return
-        curve = np.full(timeline.length, np.nan)
+        curve = np.full((timeline.length, len(REGIONS)), np.nan)
         self._curves[camera] = curve
 
         def task() -> Iterator[None]:

@@ -23,21 +23,21 @@ from avatars.avatar import Avatar, load_avatar
 from avatars.drive import retarget
 from avatars.errors import AvatarError, UserError
 from avatars.head import HeadModel
-from avatars.metrics import psnr
+from avatars.metrics import psnr, region_masks
 from avatars.pictures import PictureCache
 from avatars.playback import rest_pose
 from avatars.sequence import Segment, TrackedSequence, load_tracked
 from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
 from avatars.types import Cameras, Gaussians, HeadPose
 from viewer.cameras import Rect, fit, fitted_fov
-from viewer.layers import Colour, draw_color, draw_layer, heat
+from viewer.layers import Colour, draw_color, draw_layer, draw_lines, heat
 from viewer.live import codes_of
-from viewer.stage import LAYERS, TRUTH, Controls, Place, Request, Timeline
+from viewer.stage import LAYERS, REGIONS, TRUTH, Controls, Place, Request, Timeline
 from viewer.takes import read_take, unused_name, write_take
 from viewer.watch import avatar_in_training, in_training
 
 NECK_SHARE = 0.4  # of a turn of the head is done by the neck
-CURVE_HEIGHT = 240  # pictures for the PSNR curve are at most this tall
+CURVE_HEIGHT = 400  # pictures for the PSNR curve are at most this tall
 _KEPT_POSES = 4
 _LOCAL = threading.local()
 
@@ -90,19 +90,23 @@ class AvatarStage:
         """See `viewer.stage.Stage`."""
         return self.avatar.audio(sequence) or (self.tracked.audio(sequence) if self.tracked is not None else None)
 
-    def psnr(self, frame: int, camera: str) -> float | None:
+    @torch.no_grad()
+    def psnr(self, frame: int, camera: str) -> tuple[float, ...] | None:
         """See `viewer.stage.Stage`."""
         truth = self._truth(frame, camera, (1.0, 1.0, 1.0))
         if truth is None:
             return None
+        _one_torch_thread()
         cameras = self.avatar.timeline.cameras.select([camera])
         scale = min(1.0, CURVE_HEIGHT / cameras.height)
         size = max(round(cameras.width * scale), 1), max(round(cameras.height * scale), 1)
-        _, gaussians = self._pose(float(frame), Controls())
-        rendered = draw_color(self.avatar, gaussians, cameras.resized(*size), (1.0, 1.0, 1.0), self.backend)
-        picture, mask = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in truth)
-        value = psnr(torch.from_numpy(rendered)[None], torch.from_numpy(picture)[None], torch.from_numpy((mask > 0.5).astype(np.float32))[None])
-        return float(value) if torch.isfinite(value).all() else None
+        cameras = cameras.resized(*size)
+        pose, gaussians = self._pose(float(frame), Controls())
+        rendered = torch.from_numpy(draw_color(self.avatar, gaussians, cameras, (1.0, 1.0, 1.0), self.backend))[None]
+        picture, mask = (torch.from_numpy(cv2.resize(x, size, interpolation=cv2.INTER_AREA))[None] for x in truth)
+        vertices = self.avatar.vertices(pose)[0]
+        masks = region_masks(self.avatar.head, vertices, cameras.to(vertices.device), mask.to(vertices.device))
+        return tuple(float(psnr(rendered, picture, None if (m := masks[name]) is None else m.cpu())) for name in REGIONS)
 
     def adopt(self, avatar: Avatar) -> None:
         """Show a newer state of the same avatar; ValueError when it is another head or capture. Call it in the render thread."""
@@ -170,7 +174,8 @@ class AvatarStage:
     def _layer(self, request: Request, cameras: Cameras, background: Colour, avatar: Avatar | None = None) -> np.ndarray:
         avatar = avatar or self.avatar
         pose, gaussians = self._pose(request.time, request.controls, avatar)
-        return draw_layer(request.layer, avatar, pose, gaussians, cameras, background, self.place, self.backend)
+        picture = draw_layer(request.layer, avatar, pose, gaussians, cameras, background, self.place, self.backend)
+        return draw_lines(picture, avatar, pose, cameras) if request.lines else picture
 
     def _reference(self, request: Request, cameras: Cameras, background: Colour) -> np.ndarray:
         """What the avatar is compared with, as large as `cameras` see it."""
@@ -180,7 +185,8 @@ class AvatarStage:
         if truth is None:
             raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
         smaller = cameras.width < truth[0].shape[1]
-        return cv2.resize(truth[0], (cameras.width, cameras.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        picture = cv2.resize(truth[0], (cameras.width, cameras.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        return draw_lines(picture, self.avatar, self._pose(request.time, request.controls)[0], cameras) if request.lines else picture
 
     def _truth(self, frame: int, camera: str, background: Colour) -> tuple[np.ndarray, np.ndarray] | None:
         if self.tracked is None or self._pictures is None or camera not in self.tracked.cameras.names:

@@ -19,7 +19,7 @@ import numpy as np
 
 from viewer.display import ImageDisplay
 from viewer.session import Session
-from viewer.stage import MODES
+from viewer.stage import MODES, REGIONS
 from viewer.transport import SPEEDS
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PATH = "/bar/"
 INTERVAL = 1 / 20
+CURVE_ROUNDS = 10  # intervals between two states of a curve that is being measured
 _LONGEST_COMMAND = 4096
 
 
@@ -65,9 +66,9 @@ def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
             "psnr": None,
         }
     if curve is not None:
-        state["curve"] = [None if math.isnan(v) else round(float(v), 2) for v in curve]
         frame = int(state["time"])
-        state["psnr"] = state["curve"][frame] if frame < len(state["curve"]) else None
+        state["curve"] = _finite(curve[:, 0])
+        state["psnr"] = dict(zip(REGIONS, _finite(curve[frame]), strict=True)) if frame < len(curve) else None
     return state
 
 
@@ -126,10 +127,10 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
             case "visible":
                 session.visible = bool(value)
             case "worst":
-                if curve is None or np.isnan(curve).all():
+                if curve is None or np.isnan(curve[:, 0]).all():
                     raise ValueError("The comparison has not been measured yet.")
                 transport.pause()
-                transport.seek(int(np.nanargmin(curve)))
+                transport.seek(int(np.nanargmin(curve[:, 0])))
             case _ if name in actions:
                 actions[name]()
             case _:
@@ -190,8 +191,14 @@ class Bar:
 
     async def _send(self, connection: ServerConnection, session: Session) -> None:
         previous: dict[str, Any] = {}
+        shown: np.ndarray | None = None
+        rounds = 0
         while True:
-            state = describe(session, self.curve(session))
+            curve = self.curve(session)
+            if shown is None or curve is None or len(shown) != len(curve) or rounds % CURVE_ROUNDS == 0:
+                shown = None if curve is None else curve.copy()  # it grows while it is measured; it may be long
+            rounds += 1
+            state = describe(session, shown)
             changes = {k: v for k, v in state.items() if k not in previous or previous[k] != v}
             if changes:
                 await connection.send(json.dumps(changes, allow_nan=False))
@@ -202,6 +209,10 @@ class Bar:
 async def _show(connection: ServerConnection, display: ImageDisplay) -> None:
     async for picture in display.pictures():
         await connection.send(picture)
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(v) else round(v, 2) for v in values.tolist()]
 
 
 def _number(value: Any) -> float:

@@ -12,10 +12,12 @@ from torch import Tensor
 from avatars.avatar import Avatar
 from avatars.render import render
 from avatars.render.mesh import head_colors, render_mesh
+from avatars.transforms import project_points
 from avatars.types import Cameras, Gaussians, HeadPose, Mesh
 from viewer.stage import Place
 
 Colour = tuple[float, float, float]  # RGB in 0–1
+LINES = (0.35, 0.95, 0.75)
 DOT = 0.0006  # metres: how large a Gaussian is drawn as a point
 
 
@@ -51,6 +53,21 @@ def draw_color(avatar: Avatar, gaussians: Gaussians, camera: Cameras, background
     # The sensor's offset belongs to the head alone, so it counts as far as the head covers the pixel.
     color = image.color[0] @ affine[:, :3].T + alpha * affine[:, 3] + (1 - alpha) * torch.tensor(background).to(alpha)
     return _numpy(color.clamp(0, 1))
+
+
+def draw_lines(picture: np.ndarray, avatar: Avatar, pose: HeadPose, camera: Cameras) -> np.ndarray:
+    """The edges of the triangles that face the camera, over a picture [H, W, 3]: how well the mesh lies on the person."""
+    vertices = avatar.vertices(pose)[0]
+    pixels, depth = project_points(vertices, camera.viewmats[0].to(vertices), camera.Ks[0].to(vertices))
+    corners = pixels.cpu().numpy()[avatar.head.faces.cpu().numpy()]  # [F, 3, 2]
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    inside = (np.abs(corners) < 30_000).all((1, 2)) & (depth[avatar.head.faces] > 0.02).all(1).cpu().numpy()
+    front = inside & (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0)  # outward faces turn clockwise in pixels, whose y points down
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    shift = 3
+    cv2.polylines(mask, list(np.round(corners[front] * (1 << shift)).astype(np.int32)), True, 255, 1, cv2.LINE_AA, shift)
+    cover = mask[..., None].astype(np.float32) * np.float32(0.45 / 255)
+    return picture * (1 - cover) + np.asarray(LINES, np.float32) * cover
 
 
 def depth_colors(depth: np.ndarray, alpha: np.ndarray, camera: Cameras, background: Colour, place: Place) -> np.ndarray:

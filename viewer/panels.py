@@ -202,6 +202,7 @@ class Panels:
             self._camera = gui.add_dropdown("Through", (FREE, *names), hint="The cameras of the capture.") if names else None
         with gui.add_folder("Picture"):
             self._layer = gui.add_dropdown("Show", tuple(n for n in LAYERS if n in stage.layers))
+            lines = gui.add_checkbox("Mesh lines", False, hint="The fitted mesh over the avatar and over the truth.")
             background = gui.add_rgb("Background", session.background)
             gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=bool(stage.references), hint="Brightness of the error picture.")
             quality = gui.add_dropdown("Resolution", tuple(QUALITY), hint="Automatic trades resolution for speed while things move.")
@@ -223,6 +224,11 @@ class Panels:
         async def _(event: Any) -> None:
             if event.client_id is not None:
                 self._try(lambda: session.set_layer(self._layer.value))
+
+        @lines.on_update
+        async def _(_: Any) -> None:
+            session.lines = bool(lines.value)
+            session.loop.wake()
 
         @background.on_update
         async def _(_: Any) -> None:

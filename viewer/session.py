@@ -59,7 +59,7 @@ class Session:
         self.governor = Governor()
         self.mode, self.layer = MODES[0], LAYERS[0]
         self.against = stage.references[0] if stage.references else TRUTH
-        self.wipe, self.gain = 0.5, 4.0
+        self.wipe, self.gain, self.lines = 0.5, 4.0, False
         self.background = BACKGROUND
         self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
         self.follow, self.still = stage.timeline is not None, False
@@ -310,7 +310,7 @@ class Session:
         return Request(
             width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
             time=position, camera=self.camera, mode=mode, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
-            background=self.background,
+            background=self.background, lines=self.lines,
             controls=Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, live, self.still),
         )  # fmt: skip
 

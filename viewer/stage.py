@@ -18,6 +18,7 @@ from avatars.sequence import Segment
 
 MODES = ("Render", "Reference", "Side by side", "Wipe", "Flicker", "Error")
 TRUTH = "Truth"  # the reference that is the capture's own picture; others are avatars
+REGIONS = ("foreground", "mouth", "eyes")
 BACKGROUND = (104, 107, 112)  # neutral: hair cut out of a light studio or a dark one looks right on it
 LAYERS = ("Colour", "Coverage", "Depth", "Normals", "Mesh", "Splats")
 
@@ -51,6 +52,7 @@ class Request:
     wipe: float = 0.5  # fraction of the width that shows the truth
     gain: float = 4.0  # of the error picture
     background: tuple[int, int, int] = BACKGROUND
+    lines: bool = False  # the edges of the fitted mesh over it all
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class Stage(Protocol):
         width/height `aspect` shows its whole picture."""
         ...
 
-    def psnr(self, frame: int, camera: str) -> float | None:
-        """dB over the foreground between render and truth at a reduced size; None without a truth picture."""
+    def psnr(self, frame: int, camera: str) -> tuple[float, ...] | None:
+        """dB between render and truth over each of `REGIONS` (NaN where it is not seen); None without a truth picture."""
         ...
 
     def add_take(self, name: str, content: bytes) -> str:

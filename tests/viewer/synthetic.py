@@ -60,8 +60,9 @@ class BallStage:
         T[:3, :3], T[:3, 3] = R, -R @ eye
         return tuple(T.ravel()), fitted_fov(math.radians(24), *self.picture_size, aspect)
 
-    def psnr(self, frame: int, camera: str) -> float | None:
-        return 30 + 3 * math.sin(frame / 7) - (6 if frame == 55 else 0)
+    def psnr(self, frame: int, camera: str) -> tuple[float, ...] | None:
+        value = 30 + 3 * math.sin(frame / 7) - (6 if frame == 55 else 0)
+        return value, value - 4, math.nan
 
     def add_take(self, name: str, content: bytes) -> str:
         if not content.startswith((b"take", b"PK")):

@@ -99,8 +99,16 @@ def test_truth_and_render_lie_on_each_other(stage: AvatarStage, camera: str) -> 
 def test_psnr_falls_when_the_avatar_is_wrong(stage: AvatarStage) -> None:
     right = stage.psnr(1, "c")
     wrong = AvatarStage(replace(stage.avatar, gaussians=with_colors(stage.avatar.gaussians, torch.zeros(len(stage.avatar.gaussians), 3))), stage.tracked)
-    assert right > 20 and wrong.psnr(1, "c") < right - 8
+    assert len(right) == 3 and right[0] > 20 and wrong.psnr(1, "c")[0] < right[0] - 8
     assert stage.psnr(1, "nowhere") is None
+
+
+def test_mesh_lines_lie_on_the_person(stage: AvatarStage) -> None:
+    for mode in ("Render", "Reference"):
+        plain, lined = (stage.render(through("b", mode, lines=lines)).astype(int) for lines in (False, True))
+        changed = np.abs(plain - lined).max(-1) > 10
+        figure = np.abs(plain - (30, 60, 90)).max(-1) > 12
+        assert changed.sum() > 200 and changed[figure].sum() > 0.9 * changed.sum()
 
 
 def test_a_rival_is_posed_alike_and_seen_from_anywhere(stage: AvatarStage) -> None:

@@ -163,7 +163,7 @@ def test_comparing_with_the_truth(viewer, fresh, keep) -> None:
     picture = still(guest)
     half = picture.shape[1] // 2
     assert count(picture[:, : half - 20], SKIN) == 0 and count(picture[:, half + 20 :], SKIN) > 1000
-    until(lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)).any(), what="the PSNR curve")
+    until(lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)[:, 0]).any(), what="the PSNR curve")
     keep(page, "wipe")
     handle = page.locator("#av-wipe").bounding_box()
     page.mouse.move(handle["x"] + 14, 300)

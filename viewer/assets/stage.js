@@ -113,14 +113,21 @@
     if (state.status) seen.append(make("span", {}, state.status));
     if (beyond.length) seen.append(make("span", { class: "warn", title: beyond.join(", ") }, `${beyond.slice(0, 2).join(", ")}${beyond.length > 2 ? ` and ${beyond.length - 2} more` : ""} beyond the recordings`));
     rate.textContent = state.playing && state.pictures ? `${Math.round(state.pictures)} pictures/s${state.scale < 1 ? ` · ${Math.round(state.scale * 100)} %` : ""}` : "";
-    psnr.replaceChildren();
-    if (state.psnr != null) psnr.append("PSNR ", make("b", {}, state.psnr.toFixed(1)), " dB");
+    figures();
     worst.style.display = state.curve && state.camera ? "" : "none";
     const failed = say.querySelector(".lasting");
     if (failed) failed.remove();
     if (state.error) say.append(make("div", { class: "error lasting", role: "alert" }, `This picture could not be drawn: ${state.error} Change something to try again.`));
     place();
     tick();
+  }
+  function figures() {
+    psnr.replaceChildren();
+    const p = state.psnr;
+    if (!p || p.foreground == null) return;
+    psnr.append("PSNR ", make("b", {}, p.foreground.toFixed(1)), " dB");
+    const parts = ["mouth", "eyes"].filter((name) => p[name] != null).map((name) => ` · ${name} ${p[name].toFixed(1)}`);
+    psnr.append(make("span", { class: "wide" }, parts.join("")));
   }
   function options(select, pairs, value) {
     const wanted = JSON.stringify(pairs);
@@ -267,7 +274,7 @@
         const late = before && state.playing && Math.abs(news.time - ahead) < 0.15 * state.fps;
         clock = { time: late ? ahead + 0.1 * (news.time - ahead) : state.time, at: performance.now() };
       }
-      light && state.modes ? (tick(), state.psnr != null && psnr.querySelector("b") && (psnr.querySelector("b").textContent = state.psnr.toFixed(1))) : draw();
+      light && state.modes ? (tick(), "psnr" in news && figures()) : draw();
     };
     own.onclose = () => { if (socket === own) { socket = null; audio.pause(); message("The viewer has stopped or the connection was lost.", "error"); } };
   }
