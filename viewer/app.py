@@ -94,7 +94,8 @@ class Viewer:
         self._stopped.set()
         self.live.close()
         self.loop.stop()
-        self.server.stop()
+        with _quiet():
+            self.server.stop()
 
     @property
     def port(self) -> int:

@@ -66,7 +66,9 @@ def draw_lines(picture: np.ndarray, avatar: Avatar, pose: HeadPose, camera: Came
     mask = np.zeros(picture.shape[:2], np.uint8)
     shift = 3
     cv2.polylines(mask, list(np.round(corners[front] * (1 << shift)).astype(np.int32)), True, 255, 1, cv2.LINE_AA, shift)
-    cover = mask[..., None].astype(np.float32) * np.float32(0.45 / 255)
+    edges = np.linalg.norm(a[front], axis=1) if front.any() else np.ones(1)
+    strength = min(0.45, 0.04 * float(np.median(edges)))  # fine meshes would cover everything
+    cover = mask[..., None].astype(np.float32) * np.float32(strength / 255)
     return picture * (1 - cover) + np.asarray(LINES, np.float32) * cover
 
 
