@@ -13,6 +13,7 @@ from avatars.sequence import TrackedSequence
 from avatars.types import Cameras
 from capture.track.config import TrackConfig
 from capture.track.marks import landmark_rig, residuals, seen_weights
+from capture.track.points import settle
 from capture.track.refine import observe
 from capture.track.state import Fit, Footage
 from capture.track.surface import closest_points
@@ -28,7 +29,7 @@ def measure(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfig) ->
     landmark_px is the median distance between a landmark that faces the camera (the detector's outline of the face left out) and its
     point on the mesh. It contains what the detector means by a landmark, so it does not go to zero for a perfect mesh.
     """
-    rig = landmark_rig(head)
+    rig = landmark_rig(settle(head, fit.identity))
     observations = observe(rig, footage, fit.cameras, config)
     weights = seen_weights(rig, fit.identity, fit.pose, observations) * (rig.reliability > 0.5)
     focal = torch.stack([fit.cameras.Ks[:, 0, 0], fit.cameras.Ks[:, 1, 1]], -1)[:, None]

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from avatars.head import HeadModel
+from avatars.types import Cameras
+from capture.track.warp import see_mesh
 
 _AROUND_MOUTH = ("lips", "face", "nose")
 # part, the skin that it follows, whether it keeps its shape
@@ -42,3 +44,31 @@ def _blended(vertices: Tensor, displacement: Tensor, inner: Tensor, near: Tensor
     distance, nearest = torch.cdist(vertices[inner], vertices[near]).min(1)
     share = torch.exp(-0.5 * (distance / 4e-3) ** 2)[:, None]
     return share * displacement[near[nearest]] + (1 - share) * moved
+
+
+_TEETH = ("teeth_upper", "teeth_lower", "gums_upper", "gums_lower")
+
+
+def tuck_teeth(head: HeadModel, vertices: Tensor, backwards: Tensor, cameras: Cameras, most: float = 5e-3, steps: int = 5) -> Tensor:
+    """Displacements [V, 3] that hide the teeth behind closed lips: the least of `steps` moves along `backwards` [3], up to `most` metres.
+
+    vertices [V, 3] of a frame whose lips are closed. The teeth of another mouth may be too wide for this one and show at its corners.
+    """
+    part, faces = head.region_vertices(*_TEETH), torch.zeros(head.F, dtype=torch.bool)
+    faces[head.region_faces(*_TEETH)] = True
+    result = torch.zeros_like(vertices)
+    if not len(part):
+        return result
+    best, least = result, None
+    for i in range(steps + 1):
+        moved = result.clone()
+        moved[part] = backwards * (most * i / steps)
+        shown = 0
+        for seen in see_mesh(vertices + moved, head.faces, cameras):
+            ids = torch.from_numpy(seen.face_ids).long()
+            shown += int((faces[ids.clamp_min(0)] & (ids >= 0)).sum())
+        if least is None or shown < least:
+            best, least = moved, shown
+        if shown == 0:
+            break
+    return best

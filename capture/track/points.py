@@ -20,11 +20,23 @@ from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, skew
 from avatars.types import HeadPose, Identity
 
 
+def settle(head: HeadModel, identity: Identity) -> HeadModel:
+    """The same head for this identity, without closures: what they add to its expressions is part of its expression basis."""
+    if head.closures is None:
+        return head
+    closing = head.shape(identity).closing
+    basis = head.expression_basis.clone()
+    if closing is not None:
+        basis.index_put_((head.closures.expressions, head.closures.vertices), closing, accumulate=True)
+    return replace(head, expression_basis=basis, closures=None)
+
+
 def point_head(head: HeadModel, face_ids: Tensor, barycentrics: Tensor) -> HeadModel:
     """The head as P points on triangles face_ids [P] at barycentrics [P, 3]: a HeadModel with P vertices and no faces.
 
     Blending skin weights over a triangle differs from blending its skinned corners by less than 0.1 mm at these mesh sizes.
     """
+    _check_settled(head)
     corners = head.faces[face_ids]  # [P, 3]
 
     def on_surface(values: Tensor, dim: int) -> Tensor:  # [.., V, K] → [.., P, K]
@@ -49,6 +61,7 @@ def point_head(head: HeadModel, face_ids: Tensor, barycentrics: Tensor) -> HeadM
 
 def vertex_head(head: HeadModel, vertex_ids: Tensor) -> HeadModel:
     """The head as some of its vertices [P]."""
+    _check_settled(head)
     pose_basis = None if head.pose_basis is None else head.pose_basis[:, vertex_ids]
     return replace(
         head,
@@ -62,6 +75,11 @@ def vertex_head(head: HeadModel, vertex_ids: Tensor) -> HeadModel:
         face_regions=head.face_regions[:0],
         landmarks={},
     )
+
+
+def _check_settled(head: HeadModel) -> None:
+    if head.closures is not None:
+        raise ValueError(f"head {head.name} has closures, which need all its vertices: `settle` it for an identity first")
 
 
 def point_identity(identity: Identity, corners: Tensor, barycentrics: Tensor) -> Identity:

@@ -17,10 +17,18 @@ from capture.track import single
 from capture.track.config import LandmarkStage, TrackConfig
 from capture.track.energies import Quadratic, Quadratic3, pull_back, rays, reprojection
 from capture.track.fit import Term, fit_identity, fit_poses
-from capture.track.marks import LandmarkRig, Observations, landmark_rig, landmark_term, seen_weights, without_bias
+from capture.track.marks import (
+    LIP_PAIRS,
+    LandmarkRig,
+    Observations,
+    landmark_rig,
+    landmark_term,
+    seen_weights,
+    without_bias,
+)
 from capture.track.motion import Correspondences, correspond, followed_vertices
-from capture.track.parts import carry_parts
-from capture.track.points import Linearised, vertex_head
+from capture.track.parts import carry_parts, tuck_teeth
+from capture.track.points import Linearised, settle, vertex_head
 from capture.track.priors import smoothness
 from capture.track.reference import calmest_frame
 from capture.track.shape import SurfaceEvidence, bend_to, surface_evidence
@@ -29,6 +37,7 @@ from capture.track.state import Fit, Footage
 from capture.track.triangulate import place_head, triangulate
 from capture.track.warp import even_out
 
+_CLOSED = 3e-3  # metres between the inner edges of closed lips, at most
 _STIFFNESS = {"scalp": 3.0, "torso": 6.0, "neck": 2.0, "ears": 2.0}
 
 
@@ -48,7 +57,7 @@ def observe(rig: LandmarkRig, footage: Footage, cameras: Cameras, config: TrackC
 
 def first_fit(capture: Capture, head: HeadModel, footage: Footage, config: TrackConfig, progress: Progress) -> Fit:
     """Cameras, identity and poses from the landmarks alone."""
-    rig = landmark_rig(head)
+    rig = landmark_rig(settle(head, head.mean_identity()))
     reference = calmest_frame(footage, config.reference, alone=len(capture.camera_names) == 1)
     if len(capture.camera_names) > 1:
         assert capture.cameras is not None
@@ -150,6 +159,7 @@ def _alternate(
                 weights = seen_weights(rig, identity, pose, observations)
                 soft = _softer(rig, observations, weights, stage)
                 identity = fit_identity(head, [soft], identity, pose, frames, config.priors, neutral, free_scale=calibrated)
+                rig = landmark_rig(settle(head, identity))
     progress("fitting landmarks", stage.rounds, stage.rounds, None)
     return identity, pose
 
@@ -171,6 +181,8 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
     stiffness = torch.full((head.V,), stage.stiffness)
     for name, factor in _STIFFNESS.items():
         stiffness[head.region_vertices(name)] = stage.stiffness * factor
+    belief = torch.ones(head.V)
+    belief[head.region_vertices("torso")] = 0.1  # plain cloth shows compression noise, which agrees with anything
     identity = fit.identity
     for i in range(stage.rounds):
         progress("measuring the neutral surface", i, stage.rounds, None)
@@ -179,7 +191,7 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
         evidence = outline
         if len(chosen) > 2:
             dense = surface_evidence(vertices, head.faces, skin, cameras, pictures, config.workers)
-            evidence = merged(dense, outline, stage.outline_trust)
+            evidence = merged(replace(dense, weight=dense.weight * belief), outline, stage.outline_trust)
         if i == 0:
             for _ in range(3):
                 identity = _identity_to_surface(head, identity, pose, vertices, evidence, skin, config)
@@ -191,7 +203,24 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
         offsets = torch.linalg.solve(blend, delta[..., None])[..., 0]
         identity = replace(identity, offsets=offsets if identity.offsets is None else identity.offsets + offsets)
     progress("measuring the neutral surface", stage.rounds, stage.rounds, None)
-    return identity
+    return _with_teeth_behind_lips(head, identity, pose, cameras)
+
+
+def _with_teeth_behind_lips(head: HeadModel, identity: Identity, pose: HeadPose, cameras: Cameras) -> Identity:
+    """The identity with its teeth out of sight, if the lips are closed in the frame of `pose`."""
+    vertices = head.vertices(identity, pose)
+    if "mediapipe" not in head.landmarks or identity.offsets is None:
+        return identity
+    marks = head.landmark_positions(vertices)[0]
+    if float((marks[LIP_PAIRS[0][0]] - marks[LIP_PAIRS[0][1]]).norm()) > _CLOSED:
+        return identity
+    front = head.joint_transforms(identity, pose)[0, head.joint_names.index("head"), :3, 2]
+    front = torch.nn.functional.normalize(front, dim=-1)
+    towards = torch.nn.functional.normalize(cameras.centers - vertices[0].mean(0), dim=-1)
+    frontal = (towards @ front).argsort(descending=True)[:3].tolist()
+    delta = tuck_teeth(head, vertices[0], -front, cameras[frontal])
+    offsets = torch.linalg.solve(linearise_blend(head, identity, pose), delta[..., None])[..., 0]
+    return replace(identity, offsets=identity.offsets + offsets)
 
 
 def linearise_blend(head: HeadModel, identity: Identity, pose: HeadPose) -> Tensor:
@@ -204,7 +233,7 @@ def _identity_to_surface(head, identity: Identity, pose: HeadPose, vertices: Ten
     """A step of the coefficients towards the measured surface, point to plane; the scalp's hair and the clothes are not the identity's."""
     face = head.region_vertices("face", "lips", "eyelids", "nose", "brows", "ears", "neck")
     ids = face[torch.isin(face, skin) & (evidence.weight[face] > 0)]
-    points = vertex_head(head, ids)
+    points = vertex_head(settle(head, identity), ids)
     normals, weight = evidence.normals[ids], evidence.weight[ids] * (config.shape.sigma_mm * 1e-3) ** -2
     goal = vertices[ids] + normals * evidence.displacement[ids, None]
 
@@ -224,6 +253,7 @@ def refine_motion(head: HeadModel, fit: Fit, footage: Footage, config: TrackConf
     """Poses of all frames from dense correspondence with the reference frame, and from what landmarks alone can tell."""
     stage, pose, T = config.motion, fit.pose, len(fit.pose)
     calibrated = len(fit.cameras) > 1
+    head = settle(head, fit.identity)
     rig = landmark_rig(head)
     seen_marks = observe(rig, footage, fit.cameras, config)
     observations = without_bias(rig, fit.identity, pose, fit.reference, seen_marks)

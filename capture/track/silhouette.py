@@ -18,21 +18,24 @@ from avatars.types import Cameras
 from capture.track.shape import SurfaceEvidence
 from capture.track.warp import sample, see_mesh, vertex_normals
 
-BARE = ("face", "ears", "neck", "nose", "lips")
-"""Regions whose outline is skin."""
+BARE = ("face", "ears", "neck", "nose", "lips", "torso")
+"""Regions whose outline is that of the person: skin, and the clothes, which the torso stands for."""
+
+REACH = {"torso": 0.05}
+"""How many metres from the mesh's outline the person's is believed to be its own; elsewhere 0.02 (hair, hands)."""
 
 
-def silhouette_evidence(head: HeadModel, vertices: Tensor, cameras: Cameras, masks: Sequence[np.ndarray], reach: float = 0.02) -> SurfaceEvidence:
-    """Displacements along the normals that bring the mesh to the outlines `masks` (uint8 [H, W], one per camera).
-
-    Outlines farther than `reach` metres from the mesh's own are not believed (hair, hands, clothes).
-    """
+def silhouette_evidence(head: HeadModel, vertices: Tensor, cameras: Cameras, masks: Sequence[np.ndarray]) -> SurfaceEvidence:
+    """Displacements along the normals that bring the mesh to the outlines `masks` (uint8 [H, W], one per camera)."""
     normals = vertex_normals(vertices, head.faces)
     skin = torch.zeros(head.V, dtype=torch.bool)
     skin[head.region_vertices(*BARE, "scalp", "eyelids", "brows")] = True
     bare = torch.zeros(head.V, dtype=torch.bool)
     bare[head.region_vertices(*BARE)] = True
-    bare[head.region_vertices("scalp", "torso")] = False  # their borders may be covered
+    bare[head.region_vertices("scalp")] = False  # its border may be covered
+    reach = torch.full((head.V,), 0.02)
+    for name, metres in REACH.items():
+        reach[head.region_vertices(name)] = metres
     total, weight = torch.zeros(head.V), torch.zeros(head.V)
     for c, seen in enumerate(see_mesh(vertices, head.faces, cameras)):
         inside = signed_distance(masks[c] > 127)

@@ -13,7 +13,7 @@ from avatars.head import HeadModel
 from avatars.transforms import transform
 from avatars.types import Cameras, Identity
 from capture.track.motion import correspond, followed_vertices
-from capture.track.parts import carry_parts
+from capture.track.parts import carry_parts, tuck_teeth
 from capture.track.shape import SurfaceEvidence, bend_to, laplacian, neighbours, surface_evidence
 from capture.track.silhouette import merged, signed_distance, silhouette_evidence
 from capture.track.surface import closest_points
@@ -190,6 +190,23 @@ def test_parts_follow_the_skin(toy_head: HeadModel) -> None:
     head = replace(toy_head, face_regions=regions)
     moved = carry_parts(head, head.template, torch.full((head.V, 3), 0.002))
     assert torch.allclose(moved, torch.full_like(moved, 0.002), atol=1e-6)
+
+
+def test_teeth_go_behind_the_lips(toy_head: HeadModel) -> None:
+    """A patch of the front, pretended to be teeth and standing 2 mm proud of a second skin, is moved back until it is hidden."""
+    front = toy_head.template[:, 2] > 0.06
+    V = toy_head.V
+    both = torch.cat([toy_head.template, toy_head.template + torch.tensor([0.0, 0.0, 0.002])])
+    patch = toy_head.faces[front[toy_head.faces].all(1)] + V
+    regions = torch.cat([toy_head.face_regions, torch.full((len(patch),), toy_head.region_names.index("teeth_upper"), dtype=torch.uint8)])
+    faces = torch.cat([toy_head.faces, patch])
+    twice = {"template": both, "skin_weights": toy_head.skin_weights.repeat(2, 1), "identity_basis": toy_head.identity_basis.repeat(1, 2, 1),
+             "expression_basis": toy_head.expression_basis.repeat(1, 2, 1), "uv_faces": faces % V}  # fmt: skip
+    head = replace(toy_head, faces=faces, face_regions=regions, **twice)
+    moved = tuck_teeth(head, both, torch.tensor([0.0, 0.0, -1.0]), arc(1))
+    assert (moved[:V] == 0).all()
+    assert 0.002 < float(-moved[V:][front, 2].median()) < 0.0045
+    assert (tuck_teeth(toy_head, toy_head.template, torch.tensor([0.0, 0.0, -1.0]), arc(1)) == 0).all()
 
 
 def test_evidence_needs_a_neighbour(toy_head: HeadModel) -> None:

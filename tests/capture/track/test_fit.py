@@ -78,7 +78,7 @@ def test_stronger_smoothness_trembles_less(toy_head: HeadModel) -> None:
 
 
 def test_a_single_camera_finds_its_focal_length(toy_head: HeadModel) -> None:
-    scene = film(toy_head, arc(1), performance(toy_head, 24, turn=0.5), calibrated=False)
+    scene = film(toy_head, arc(1), performance(toy_head, 14, turn=0.5), calibrated=False)
     fit = first_fit(scene.capture, toy_head, scene.footage, CONFIG, silent)
     assert float(fit.cameras.Ks[0, 0, 0]) == pytest.approx(1600, rel=0.4)
     quality, _ = measure(toy_head, fit, scene.footage, CONFIG)

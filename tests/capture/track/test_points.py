@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from avatars.head import HeadModel
+from avatars.head.model import Closures
 from avatars.types import HeadPose, Identity
-from capture.track.points import linearise, pack, parameter_count, point_head, point_identity, step, vertex_head
+from capture.track.points import linearise, pack, parameter_count, point_head, point_identity, settle, step, vertex_head
 
 
 def _pose(head: HeadModel, frames: int = 2) -> HeadPose:
@@ -61,6 +62,23 @@ def test_blend_says_what_offsets_do(toy_head: HeadModel) -> None:
     offsets = torch.randn(head.V, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     moved = head.vertices(replace(identity, offsets=offsets), pose)
     assert torch.allclose(moved, lin.positions + (lin.blend @ offsets[..., None])[..., 0], atol=1e-10)
+
+
+def test_a_settled_head_is_the_head(toy_head: HeadModel) -> None:
+    """Closures become part of the expression basis; the reduced heads refuse heads that still have them."""
+    n, blink = 6, toy_head.expression_index("eyeBlinkLeft")
+    ids = torch.arange(n) * 50
+    half = torch.full((n, 2), 0.5)
+    closures = Closures(torch.full((n,), blink), ids, torch.linspace(0.2, 1, n), torch.stack([ids, ids + 1], 1), half, torch.stack([ids + 30, ids + 31], 1), half)
+    head = replace(toy_head, closures=closures)
+    identity = Identity(torch.randn(head.I, generator=torch.Generator().manual_seed(4)), 0.002 * torch.randn(head.V, 3), 1.1)
+    pose = _pose(head)
+    settled = settle(head, identity)
+    assert settled.closures is None and settle(toy_head, identity) is toy_head
+    assert torch.allclose(settled.vertices(identity, pose), head.vertices(identity, pose), atol=1e-6)
+    assert (settled.vertices(identity, pose) - toy_head.vertices(identity, pose)).abs().max() > 1e-5
+    with pytest.raises(ValueError, match="settle"):
+        vertex_head(head, ids)
 
 
 @pytest.mark.parametrize("frames", [1, 3])
