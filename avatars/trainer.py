@@ -163,6 +163,7 @@ class Trainer:
         if self.step % c.refine_every == 0:
             if self.step >= 2 * c.refine_every:
                 self.colors.solve()
+            self._hold_gauge()
             if fraction >= c.refine_from:
                 self._refine(fraction)
                 kind = "refine"
@@ -227,6 +228,18 @@ class Trainer:
         for i, camera in enumerate(ids):
             chosen = solid[i]
             self.colors.observe(camera, rendered[grid][i][chosen].cpu(), pictures[i][chosen].cpu())
+
+    @torch.no_grad()
+    def _hold_gauge(self) -> None:
+        """Take back what all tuned codes have in common.
+
+        If every trained frame moved by the same and the Gaussians moved back, no training picture would tell; held-out frames, whose codes
+        nobody tunes, would be off by that much.
+        """
+        frames = torch.from_numpy(self.split.frames).to(self.device)
+        for key, codes in self.codes.items():
+            tracked = getattr(self.tracked.codes, key).to(codes)
+            codes[frames] -= (codes[frames] - tracked[frames]).mean(0)
 
     def _local(self) -> CanonicalGaussians:
         return CanonicalGaussians(self.face_ids, *(self.params[k] for k in _OWN))

@@ -204,7 +204,8 @@ def test_save_and_load_round_trip(trained: Path, tmp_path: Path) -> None:
 def test_held_out_frames_keep_their_tracked_codes(trained: Path, tiny_tracked: TrackedSequence) -> None:
     codes = load_avatar(trained).timeline.codes
     assert torch.equal(codes.expression[4:], tiny_tracked.codes.expression[4:])
-    assert not torch.equal(codes.expression[:4], tiny_tracked.codes.expression[:4])
+    drift = codes.expression[:4] - tiny_tracked.codes.expression[:4]
+    assert drift.abs().max() > 1e-6 and drift.mean(0).abs().max() < 1e-6  # tuned, but not all alike
 
 
 def _damage(folder: Path, what: str) -> None:
