@@ -276,10 +276,10 @@ def test_changes_repeat_what_depends_on_them(job: Job, tmp_path: Path, monkeypat
     (job.capture / "sequences" / "cam.mp4").write_bytes(b"other" * 1000)
     assert go(longer, fakes)[:2] == ["check", "track"]
     config = tmp_path / "track.toml"
-    config.write_text("detector_passes = 1\n")
+    config.write_text("workers = 1\n")
     changed = Job(job.capture, job.out, minutes=9, track_config=config)
     assert go(changed, fakes)[0] == "track"
-    config.write_text("detector_passes = 3\n")
+    config.write_text("workers = 3\n")
     assert go(changed, fakes)[0] == "track"
 
 
@@ -329,3 +329,64 @@ def test_what_is_held_out() -> None:
 def test_the_sample_is_what_the_demo_takes() -> None:
     job = Demo(out=Path("somewhere")).job()
     assert job.capture.is_dir() and job.minutes > 0 and job.tracked == Path("somewhere/tracked")
+
+
+def _report(severity: str) -> Any:
+    from capture.findings import Finding
+    from capture.quality import CheckReport
+
+    return CheckReport("take", (Finding(severity, "cam_7.mp4", "is cut off after 12 frames.", "Copy it again."),), {"cameras": 2}, 0.1)
+
+
+@pytest.mark.parametrize(("severity", "code"), [("error", 2), ("warning", 0)])
+def test_check_tells_and_stops_the_demo(
+    severity: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import torch
+
+    from avatars.commands.work import workshop
+    from capture.sample import SAMPLE
+
+    monkeypatch.setattr("capture.quality.check_capture", lambda capture, progress: _report(severity))
+    assert main(["check", str(SAMPLE), "--out", str(tmp_path / "found")]) == code
+    text = capsys.readouterr().out
+    assert "cam_7.mp4" in text and "Copy it again." in text and ("next: avatars track" in text) == (code == 0)
+    assert json.loads((tmp_path / "found" / "check.json").read_text())["ok"] == (code == 0)
+    job = Job(SAMPLE, tmp_path / "out")
+    check = workshop(Console(), torch.device("cpu")).check
+    if code == 0:
+        assert check(job) == {"warnings": 1}
+    else:
+        with pytest.raises(CaptureError, match="cam_7.mp4: is cut off after 12 frames. Copy it again."):
+            check(job)
+    assert (tmp_path / "out" / "check.json").exists(), "what was found is there to read either way"
+
+
+def test_track_and_view_and_bench_get_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from types import SimpleNamespace
+
+    import capture.track.pipeline
+    import cuda_ext.bench
+    import viewer.app
+    from capture.sample import SAMPLE
+
+    asked: dict[str, Any] = {}
+
+    def track(opened: Any, out: Path, head: Any, settings: Any, progress: Any) -> Any:
+        asked["track"] = (opened.camera_names, opened.sequences, out, head, settings.motion.rounds)
+        return SimpleNamespace(quality={"landmark_px": 1.5}, frame_count=32, cameras=[1, 2])
+
+    monkeypatch.setattr(capture.track.pipeline, "track", track)
+    cameras = ["100000009", "100000004"]
+    out = tmp_path / "tracked"
+    assert main(["track", str(SAMPLE), "--cameras", *cameras, "--sequences", "EMO-1", "--motion.rounds", "1", "--out", str(out)]) == 0
+    assert asked["track"] == (tuple(cameras), ("EMO-1",), out, None, 1)
+    assert f"next: avatars train {out}" in capsys.readouterr().out
+
+    monkeypatch.setattr(viewer.app, "serve", lambda *a, **k: asked.update(view=(a, k["host"], k["port"], k["open_browser"])))
+    assert main(["view", str(tmp_path), "--port", "81", "--no-browser"]) == 0
+    assert asked["view"] == ((tmp_path, None), "127.0.0.1", 81, False)
+
+    monkeypatch.setattr(cuda_ext.bench, "main", lambda arguments: asked.update(bench=arguments) or 1)
+    assert main(["bench", "--quick", "--json", "b.json"]) == 1
+    assert asked["bench"] == ["--json", "b.json", "--quick"]
