@@ -71,7 +71,7 @@ class Demo:
         for name, path in (("--head", self.head), ("--track-config", self.track_config), ("--train-config", self.train_config)):
             if path is not None and not path.exists():
                 raise UserError(f"{name} {path} does not exist.")
-        capture, minutes = self.capture, self.minutes
+        capture, minutes, sample = self.capture, self.minutes, self.capture is None
         if capture is None:
             from capture.sample import SAMPLE
 
@@ -80,8 +80,9 @@ class Demo:
         if not capture.exists():
             raise UserError(f"--capture {capture} does not exist. Give a capture folder or a video file, or leave it out for the sample.")
         return Job(
-            capture, self.out, self.format, self.head, self.track_config, self.train_config, minutes, self.held_out_cameras, self.held_out_sequences
-        )
+            capture, self.out, self.format, self.head, self.track_config, self.train_config, minutes, small=sample,
+            held_out_cameras=self.held_out_cameras, held_out_sequences=self.held_out_sequences,
+        )  # fmt: skip
 
 
 def run_pipeline(job: Job, workshop: Workshop, console: Console) -> None:

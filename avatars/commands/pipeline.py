@@ -38,6 +38,7 @@ class Job:
     track_config: Path | None = None
     train_config: Path | None = None
     minutes: float = 0.0  # of training; 0: as configured
+    small: bool = False  # fewer Gaussians, for small pictures and little time
     held_out_cameras: tuple[str, ...] | None = None  # None: chosen
     held_out_sequences: tuple[str, ...] | None = None
     film_seconds: float = 30.0  # at most so much of the held-out sequence is filmed
@@ -123,8 +124,8 @@ def _key(job: Job, stage: str) -> str:
         head = job.head or DEFAULT_HEAD  # another version of it makes other codes
         return content_hash(*parts, _key(job, "check"), _optional(head), _optional(job.track_config))
     if stage == "train":
-        held_out = json.dumps([job.held_out_cameras, job.held_out_sequences])
-        return content_hash(*parts, _files(job.tracked), _optional(job.train_config), repr(job.minutes), held_out)
+        wanted = json.dumps([job.minutes, job.small, job.held_out_cameras, job.held_out_sequences])
+        return content_hash(*parts, _files(job.tracked), _optional(job.train_config), wanted)
     return content_hash(*parts, _files(job.avatar), _files(job.tracked), repr(job.film_seconds) if stage == "film" else "")
 
 

@@ -67,12 +67,21 @@ def train(job: Job, console: Console, device: torch.device) -> Mapping[str, Any]
     from avatars.train import train as train_avatar
 
     tracked = load_tracked(job.tracked)
-    config = load_config(TrainConfig, job.train_config) if job.train_config is not None else TrainConfig()
+    config = load_config(TrainConfig, job.train_config) if job.train_config is not None else recipe(tracked, job.small)
     if job.minutes > 0:
         config = replace(config, minutes=job.minutes, steps=0)
     config = held_out(config, tracked, job.held_out_cameras, job.held_out_sequences)
     event = show_training(train_avatar(tracked, config, job.avatar, device), console)
     return {"steps": event.step, "psnr": round(event.psnr, 2), "gaussians": event.gaussians, "training_seconds": round(event.seconds, 1)}
+
+
+def recipe(tracked: TrackedSequence, small: bool = False) -> TrainConfig:
+    """The settings for a capture when no file gives them; configs/ has the same as files to start from."""
+    from avatars.train_config import DeformSettings, TrainConfig
+
+    if len(tracked.cameras) == 1:  # the view never changes, so colours cannot depend on it
+        return TrainConfig(sh_degree=0, views=1)
+    return TrainConfig(gaussians=24_000, deform=DeformSettings(bases=12)) if small else TrainConfig()
 
 
 def held_out(config: TrainConfig, tracked: TrackedSequence, cameras: tuple[str, ...] | None, sequences: tuple[str, ...] | None) -> TrainConfig:

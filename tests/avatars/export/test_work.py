@@ -11,7 +11,7 @@ import torch
 
 from avatars.commands import Console
 from avatars.commands.pipeline import Job
-from avatars.commands.work import azimuths, film, film_frames, held_out, measure, train
+from avatars.commands.work import azimuths, film, film_frames, held_out, measure, recipe, train
 from avatars.sequence import TrackedSequence
 from avatars.train_config import TrainConfig
 
@@ -57,6 +57,13 @@ def test_what_is_held_out_when_nothing_is_said(tiny_tracked: TrackedSequence) ->
     asked = held_out(TrainConfig(held_out_cameras=("a",)), tiny_tracked, None, ())
     assert asked.held_out_cameras == ("a",) and asked.held_out_sequences == ()
     assert held_out(TrainConfig(), tiny_tracked, (), ("ONE",)).held_out_cameras == ()
+
+
+def test_the_recipe_fits_the_capture(tiny_tracked: TrackedSequence) -> None:
+    from dataclasses import replace
+
+    assert recipe(tiny_tracked).gaussians > recipe(tiny_tracked, small=True).gaussians
+    assert recipe(replace(tiny_tracked, cameras=tiny_tracked.cameras[0])).sh_degree == 0
 
 
 def test_the_film_shows_what_was_held_out(job: Job) -> None:
