@@ -33,6 +33,12 @@ def head_scene(n: int, cameras: int, width: int, height: int) -> Scene:
     return {k: getattr(scene, k).contiguous() for k in (*NAMES, "viewmats", "Ks")}
 
 
+def arguments(scene: Scene) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The tensors of a scene in the order that both libraries take them."""
+    s = scene
+    return s["means"], s["quats"], s["scales"], s["opacities"], s["sh"], s["viewmats"], s["Ks"]
+
+
 def median_stream(call: Callable[[], object], repeats: int) -> float:
     """Milliseconds between events around one call."""
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
@@ -113,7 +119,7 @@ def ours(scene: Scene, width: int, height: int, backward: bool) -> Callable[[], 
 
         def forward() -> object:
             with torch.no_grad():
-                return ops.splat(*scene.values(), width, height, depth=False).color
+                return ops.splat(*arguments(scene), width, height, depth=False).color
 
         return forward
     scene = leaves(scene)
@@ -121,7 +127,7 @@ def ours(scene: Scene, width: int, height: int, backward: bool) -> Callable[[], 
     inputs = [scene[k] for k in NAMES]
 
     def both() -> object:
-        color = ops.splat(*scene.values(), width, height, depth=False).color
+        color = ops.splat(*arguments(scene), width, height, depth=False).color
         return torch.autograd.grad(color, inputs, v_color)
 
     return both
@@ -134,7 +140,7 @@ def theirs(scene: Scene, width: int, height: int, backward: bool, packed: bool) 
     degree = math.isqrt(scene["sh"].shape[1]) - 1
 
     def draw(s: Scene) -> Tensor:
-        return rasterization(*s.values(), width, height, near_plane=0.01, eps2d=0.3, sh_degree=degree, packed=packed)[0]
+        return rasterization(*arguments(s), width, height, near_plane=0.01, eps2d=0.3, sh_degree=degree, packed=packed)[0]
 
     if not backward:
 
@@ -154,16 +160,16 @@ def training_step(scene: Scene, width: int, height: int, draw: str) -> Callable[
     raw = {k: scene[k].clone() for k in NAMES}
     raw["scales"], raw["opacities"] = raw["scales"].log(), raw["opacities"].logit()
     params = {k: v.requires_grad_() for k, v in raw.items()}
-    cameras = (scene["viewmats"], scene["Ks"])
+    drawn = params | {"viewmats": scene["viewmats"], "Ks": scene["Ks"]}
     with torch.no_grad():
-        target = ops.splat(*scene.values(), width, height, depth=False).color * 0.9
+        target = ops.splat(*arguments(scene), width, height, depth=False).color * 0.9
     rates = {"means": 1e-5, "quats": 1e-4, "scales": 1e-4, "opacities": 1e-3, "sh": 1e-4}
     degree = math.isqrt(scene["sh"].shape[1]) - 1
     if draw == "native":
         optimizer = ops.Adam(params, rates, capturable=True)
 
         def step() -> object:
-            image = ops.splat(*params.values(), *cameras, width, height, depth=False, log_scales=True, logit_opacities=True).color
+            image = ops.splat(*arguments(drawn), width, height, depth=False, log_scales=True, logit_opacities=True).color
             ops.l1_ssim(image, target).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -176,11 +182,10 @@ def training_step(scene: Scene, width: int, height: int, draw: str) -> Callable[
     optimizer = torch.optim.Adam(groups, eps=1e-15, fused=True) if draw == "gsplat" else ops.Adam(params, rates)
 
     def other() -> object:
-        p = params
+        active = drawn | {"scales": drawn["scales"].exp(), "opacities": drawn["opacities"].sigmoid()}
         image = rasterization(
-            p["means"], p["quats"], p["scales"].exp(), p["opacities"].sigmoid(), p["sh"], *cameras, width, height,
-            near_plane=0.01, eps2d=0.3, sh_degree=degree, packed=False,
-        )[0]  # fmt: skip
+            *arguments(active), width, height, near_plane=0.01, eps2d=0.3, sh_degree=degree, packed=False
+        )[0]
         if draw == "gsplat":
             l1, ssim = reference.l1_and_ssim(image, target)
             loss = 0.8 * l1 + 0.2 * (1 - ssim)
@@ -199,12 +204,12 @@ def gate() -> dict[str, float]:
     width = height = 256
     scene = head_scene(20000, 1, width, height)
     exact = {k: v.double().requires_grad_(k in NAMES) for k, v in scene.items()}
-    color, alpha, depth, _, margin = reference.rasterize(*reference.project(*exact.values(), width, height), width, height)
+    color, alpha, depth, _, margin = reference.rasterize(*reference.project(*arguments(exact), width, height), width, height)
     sure = margin > 1e-4
     v_color = torch.randn(1, height, width, 3, device="cuda") * sure[..., None]
     expected = torch.autograd.grad(color, [exact[k] for k in NAMES], v_color.double())
     scene = leaves(scene)
-    out = ops.splat(*scene.values(), width, height)
+    out = ops.splat(*arguments(scene), width, height)
     actual = torch.autograd.grad(out.color, [scene[k] for k in NAMES], v_color)
     errors = {"color": float(((out.color - color) * sure[..., None]).abs().max()), "left out": float((~sure).float().mean())}
     errors["alpha"] = float(((out.alpha - alpha)[..., 0] * sure).abs().max())
@@ -224,8 +229,8 @@ def peer_gate(width: int = 550, height: int = 802) -> dict[str, float]:
     v_color = torch.randn(1, height, width, 3, device="cuda")
     from gsplat import rasterization  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
-    mine = ops.splat(*scene.values(), width, height, depth=False).color
-    peer = rasterization(*scene.values(), width, height, near_plane=0.01, eps2d=0.3, sh_degree=3, packed=False)[0]
+    mine = ops.splat(*arguments(scene), width, height, depth=False).color
+    peer = rasterization(*arguments(scene), width, height, near_plane=0.01, eps2d=0.3, sh_degree=3, packed=False)[0]
     a = torch.autograd.grad(mine, [scene[k] for k in NAMES], v_color)
     b = torch.autograd.grad(peer, [scene[k] for k in NAMES], v_color)
     difference = (mine - peer).abs()

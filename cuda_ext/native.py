@@ -115,7 +115,7 @@ def _with_capacity(lib, call, args, scene: abi.AvScene, device: torch.device, co
     if device.type == "cuda":
         return _with_reservation(lib, call, args, scene, device)
     key = _capacity_key(device, scene.N, scene.C, scene.width, scene.height)
-    capacity = _capacities.get(key, 4 * scene.N * scene.C + 1024)
+    capacity: int = _capacities.get(key, int(4 * scene.N * scene.C + 1024))
     while True:
         saved_bytes, scratch_bytes = _sizes(lib, scene, capacity, args.launch.threads)
         saved = _Saved(_workspaces.take(saved_bytes, device), capacity)
@@ -137,10 +137,11 @@ def _with_reservation(lib, call, args, scene: abi.AvScene, device: torch.device)
     room = reservation(device, scene.N, scene.C, scene.width, scene.height)
     args.counters = room.pinned.data_ptr()
     while True:
-        args.capacity = room.prepare()
-        args.saved_bytes, args.scratch_bytes = _sizes(lib, scene, args.capacity, args.launch.threads)
-        saved = _Saved(_workspaces.take(args.saved_bytes, device), args.capacity)
-        scratch = _workspaces.take(args.scratch_bytes, device)
+        capacity = room.prepare()
+        saved_bytes, scratch_bytes = _sizes(lib, scene, capacity, args.launch.threads)
+        saved = _Saved(_workspaces.take(saved_bytes, device), capacity)
+        scratch = _workspaces.take(scratch_bytes, device)
+        args.capacity, args.saved_bytes, args.scratch_bytes = capacity, saved_bytes, scratch_bytes
         args.saved, args.scratch = saved.tensor.data_ptr(), scratch.data_ptr()
         library.check(lib, call(args), call.__name__)
         if not room.settle(device):

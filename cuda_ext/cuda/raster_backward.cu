@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(WARPS * 32)
     }
 }
 
+// Here the sums over the warp cost most, 70 of 170 instructions a visit, so regions are 8×8: fewer visits.
 #ifndef AV_BACKWARD_ROWS
 #define AV_BACKWARD_ROWS 2
 #endif

@@ -84,7 +84,8 @@ __global__ void __launch_bounds__(WARPS * 32)
     }
 }
 
-// Rows of pixels per lane and warps per block, chosen by measurement: see BENCHMARKS.md.
+// Rows of pixels per lane and warps per block. On the scene of the bench (100k Gaussians, 550×802) regions of 8×4 pixels are reached
+// 384k times at 27 instructions, of 8×8 273k times at 27 to 40: level, and the smaller ones share a heavy tile among more warps.
 #ifndef AV_FORWARD_ROWS
 #define AV_FORWARD_ROWS 1
 #endif
