@@ -3,6 +3,7 @@
 The public operators are in `cuda_ext.ops`; `available()` says what runs them.
 """
 
+from cuda_ext.hash_grid import HashGrid, blend_tables, hash_encode, hash_encode_blended
 from cuda_ext.library import KernelError, available
 from cuda_ext.ops import (
     Adam,
@@ -23,6 +24,7 @@ from cuda_ext.ops import (
 
 __all__ = [
     "Adam",
+    "HashGrid",
     "KernelError",
     "Projected",
     "Rasterized",
@@ -30,6 +32,9 @@ __all__ = [
     "SplatStatistics",
     "available",
     "bind",
+    "blend_tables",
+    "hash_encode",
+    "hash_encode_blended",
     "blend",
     "l1_ssim",
     "penalty",

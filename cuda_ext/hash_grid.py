@@ -78,6 +78,26 @@ def hash_encode(
     return _HashFunction.apply(positions, table, grid, lib)
 
 
+def blend_tables(tables: Tensor, weights: Tensor) -> Tensor:
+    """An ensemble of tables [H, rows, features] and weights [H] → one table, once per frame (Kirschstein et al. 2023, NeRSemble)."""
+    if tables.dim() != 3 or tuple(weights.shape) != (len(tables),):
+        raise ValueError(f"tables must be [H, rows, features] and weights [H], got {list(tables.shape)} and {list(weights.shape)}")
+    return torch.tensordot(weights, tables, 1)
+
+
+def hash_encode_blended(
+    grid: HashGrid,
+    positions: Tensor,  # [N, 3]
+    tables: Tensor,  # [H, rows, features]
+    weights: Tensor,  # [N, H]
+) -> Tensor:
+    """Σ_h weights[:, h] · encoding by table h: [N, levels · features]. With one set of weights a frame, `blend_tables` costs less."""
+    if tables.dim() != 3 or tuple(weights.shape) != (len(positions), len(tables)):
+        raise ValueError(f"weights must be [{len(positions)}, {len(tables)}], got {list(weights.shape)}")
+    parts = [weights[:, h, None] * hash_encode(grid, positions, table) for h, table in enumerate(tables)]
+    return torch.stack(parts).sum(0)
+
+
 def _reference(grid: HashGrid, positions: Tensor, table: Tensor) -> Tensor:
     """The same in plain torch, any floating dtype."""
     x = positions.nan_to_num(0).clamp(0, 1)
