@@ -57,11 +57,21 @@ AV_INLINE F16 scale2_(F16 a, F16 n) { return _mm512_scalef_ps(a.v, n.v); }  // a
 AV_INLINE F16 load(const float* p) { return _mm512_loadu_ps(p); }
 AV_INLINE void store(float* p, F16 a) { _mm512_storeu_ps(p, a.v); }
 AV_INLINE F16 load_part(const float* p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
-AV_INLINE void store_part(float* p, F16 a, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a.v); }
+AV_INLINE void store_part(float* p, F16 a, int n) {
+    if (n == 16)  // masked stores are slow on some processors
+        _mm512_storeu_ps(p, a.v);
+    else
+        _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a.v);
+}
 // 1/a to full single precision for normal a (14-bit estimate and one Newton step); a third of a division's cost.
 AV_INLINE F16 reciprocal(F16 a) {
     const __m512 r = _mm512_rcp14_ps(a.v);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r);
+}
+// √a for a ≥ 0 likewise; below 1e-38 as if a were 1e-38.
+AV_INLINE F16 root(F16 a) {
+    const __m512 x = _mm512_max_ps(a.v, _mm512_set1_ps(1e-38f)), r = _mm512_rsqrt14_ps(x), s = x * r;
+    return _mm512_fmadd_ps(_mm512_fnmadd_ps(s, s, x), r * _mm512_set1_ps(0.5f), s);
 }
 // Exponent and mantissa of positive numbers: a = m · 2ᵉ, m ∈ [1, 2).
 AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {
@@ -201,6 +211,7 @@ AV_INLINE void store_part(float* p, F16 a, int n) {
     memcpy(p, lanes, (size_t)n * 4);
 }
 AV_INLINE F16 reciprocal(F16 a) { return F16(1.0f) / a; }
+AV_INLINE F16 root(F16 a) { return sqrt_(a); }
 AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {  // normal numbers
     AV_EACH {
         const NativeI b = (NativeI)a.r[i];
