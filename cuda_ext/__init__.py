@@ -3,6 +3,7 @@
 The public operators are in `cuda_ext.ops`; `available()` says what runs them.
 """
 
+from cuda_ext import compiled as _compiled  # noqa: F401  (registers the operators for torch.compile)
 from cuda_ext.hash_grid import HashGrid, blend_tables, hash_encode, hash_encode_blended
 from cuda_ext.library import KernelError, available
 from cuda_ext.ops import (

@@ -172,6 +172,14 @@ def splat(
     """
     degree = _check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     backgrounds = _check_backgrounds(backgrounds, len(viewmats), means)
+    if torch.compiler.is_compiling():
+        if statistics is not None:
+            raise ValueError("splat: statistics are not available under torch.compile")
+        out = torch.ops.avatars.splat(
+            means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, width, height, near, eps2d, antialiased, sh_degree, log_scales,
+            logit_opacities,
+        )  # fmt: skip
+        return Splat(out[0], out[1], out[2] if depth else None, out[3], None)
     if statistics is not None:
         _expect("statistics", statistics.grad_norm, (len(means),))
     tensors = (means, quats, scales, opacities, sh, viewmats, Ks)
@@ -235,6 +243,8 @@ def bind(
     _expect("local_quats", local_quats, (N, 4))
     _expect("local_scales", local_scales, (N, 3))
     _same_device(vertices, faces, face_ids, local_means, local_quats, local_scales)
+    if torch.compiler.is_compiling():
+        return tuple(torch.ops.avatars.bind(vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales))
     library = native.pick("av_bind_forward", vertices, local_means, local_quats, local_scales)
     if library is None:
         return reference.bind(vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales)
@@ -259,6 +269,8 @@ def blend(
     _expect("quats", quats, (N, 4))
     _expect("sh", sh, (N, sh.shape[1], 3))
     _same_device(basis, weights, means, quats, sh)
+    if torch.compiler.is_compiling():
+        return tuple(torch.ops.avatars.blend(basis, weights, means, quats, sh))
     library = native.pick("av_blend_forward", basis, weights, means, quats, sh) if 1 <= K <= 64 and N else None
     if library is None:
         return reference.blend(basis, weights, means, quats, sh)
@@ -320,6 +332,8 @@ def l1_ssim(
 
     With `weights` w: (1-λ)·mean(w|a-b|) + λ·mean(w·(1 - ssim)).
     """
+    if torch.compiler.is_compiling():
+        return torch.ops.avatars.l1_ssim(a, b, weights, ssim_weight, valid)[0]
     l1, similarity = _l1_and_ssim(a, b, weights, valid)
     total: Tensor | float = 1.0
     if weights is not None:

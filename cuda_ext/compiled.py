@@ -1,0 +1,119 @@
+"""The operators as torch.library operators with fake and autograd registrations, for torch.compile.
+
+Eager code does not come here: a Function around the raw call costs a fifth of a library operator. Under the compiler an operator is
+opaque, its shapes come from the fakes, and its backward is a second operator that runs the forward pass again (workspaces that depend
+on the data cannot pass through a traced graph). Both halves run the eager path of `cuda_ext.ops`, so the results are the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cuda_ext import ops
+
+_SCENE = "Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor sh, Tensor viewmats, Tensor Ks"
+
+
+def _define(
+    name: str, schema: str, eager: Callable[..., Sequence[Tensor]], fake: Callable[..., Sequence[Tensor]], differentiable: Sequence[int]
+) -> None:
+    """Register avatars::name and avatars::name_backward; `differentiable` are the positions of tensors with gradients."""
+
+    def forward(*args) -> list[Tensor]:
+        with torch.no_grad():
+            return [t.contiguous() for t in eager(*args)]
+
+    def backward(upstream: list[Tensor], *args) -> list[Tensor]:
+        values = list(args)
+        leaves = []
+        for i in differentiable:
+            if values[i] is not None:
+                values[i] = values[i].detach().clone().requires_grad_()
+                leaves.append(values[i])
+        with torch.enable_grad():
+            outputs = eager(*values)
+            pairs = [(o, v) for o, v in zip(outputs, upstream, strict=True) if o.requires_grad]
+            gradients = torch.autograd.grad([o for o, _ in pairs], leaves, [v for _, v in pairs], allow_unused=True)
+        return [torch.zeros_like(t) if g is None else g.contiguous() for g, t in zip(gradients, leaves, strict=True)]
+
+    torch.library.define(f"avatars::{name}", f"({schema}) -> Tensor[]")
+    torch.library.define(f"avatars::{name}_backward", f"(Tensor[] upstream, {schema}) -> Tensor[]")
+    torch.library.impl(f"avatars::{name}", "CompositeExplicitAutograd", forward)
+    torch.library.impl(f"avatars::{name}_backward", "CompositeExplicitAutograd", backward)
+    torch.library.register_fake(f"avatars::{name}", lambda *args: list(fake(*args)))
+    torch.library.register_fake(
+        f"avatars::{name}_backward", lambda upstream, *args: [torch.empty_like(args[i]) for i in differentiable if args[i] is not None]
+    )
+
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.shapes = [tuple(o.shape) for o in output]
+        ctx.like = inputs[0].dtype
+        ctx.save_for_backward(*[i for i in inputs if isinstance(i, Tensor)])
+        ctx.others = [None if isinstance(i, Tensor) else (i,) for i in inputs]
+
+    def differentiate(ctx, v_outputs):
+        tensors = iter(ctx.saved_tensors)
+        args = [next(tensors) if other is None else other[0] for other in ctx.others]
+        upstream = [args[0].new_zeros(s) if v is None else v for v, s in zip(v_outputs, ctx.shapes, strict=True)]
+        gradients = iter(getattr(torch.ops.avatars, f"{name}_backward")(upstream, *args))
+        return tuple(next(gradients) if i in differentiable and args[i] is not None else None for i in range(len(args)))
+
+    torch.library.register_autograd(f"avatars::{name}", differentiate, setup_context=setup_context)
+
+
+def _splat(means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, width, height, near, eps2d, antialiased, sh_degree,
+           log_scales, logit_opacities) -> list[Tensor]:  # fmt: skip
+    out = ops.splat(
+        means, quats, scales, opacities, sh, viewmats, Ks, width, height, backgrounds=backgrounds, near=near, eps2d=eps2d,
+        antialiased=antialiased, sh_degree=sh_degree, log_scales=log_scales, logit_opacities=logit_opacities,
+    )  # fmt: skip
+    assert out.depth is not None
+    return [out.color, out.alpha, out.depth, out.radii]
+
+
+def _splat_fake(means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, width, height, *_) -> list[Tensor]:
+    N, C = means.shape[0], viewmats.shape[0]
+    images = [means.new_empty(C, height, width, channels) for channels in (3, 1, 1)]
+    return [*images, means.new_empty(C, N, 2, dtype=torch.int32)]
+
+
+def _bind(vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales) -> list[Tensor]:
+    return list(ops.bind(vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales=log_scales))
+
+
+def _l1_ssim(a, b, weights, ssim_weight, valid) -> list[Tensor]:
+    return [ops.l1_ssim(a, b, ssim_weight=ssim_weight, weights=weights, valid=valid)]
+
+
+def _blend(basis, weights, means, quats, sh) -> list[Tensor]:
+    return list(ops.blend(basis, weights, means, quats, sh))
+
+
+_define(
+    "splat",
+    f"{_SCENE}, Tensor? backgrounds, int width, int height, float near, float eps2d, bool antialiased, int? sh_degree, bool log_scales, "
+    "bool logit_opacities",
+    _splat,
+    _splat_fake,
+    (0, 1, 2, 3, 4, 7),
+)
+_define(
+    "bind",
+    "Tensor vertices, Tensor faces, Tensor face_ids, Tensor local_means, Tensor local_quats, Tensor local_scales, bool log_scales",
+    _bind,
+    lambda vertices, faces, face_ids, means, quats, scales, log: [torch.empty_like(t) for t in (means, quats, scales)],
+    (0, 3, 4, 5),
+)
+_define(
+    "l1_ssim", "Tensor a, Tensor b, Tensor? weights, float ssim_weight, bool valid", _l1_ssim, lambda a, *_: [a.new_empty(a.shape[0])], (0,)
+)
+_define(
+    "blend",
+    "Tensor basis, Tensor weights, Tensor means, Tensor quats, Tensor sh",
+    _blend,
+    lambda basis, weights, *local: [torch.empty_like(t) for t in local],
+    (0, 1, 2, 3, 4),
+)
