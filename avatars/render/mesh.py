@@ -6,13 +6,13 @@ holes and inverted triangles show.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from avatars.head.model import HeadModel
 from avatars.transforms import transform
 from avatars.types import Cameras, Image, Mesh
+from cuda_ext.ops import rasterize_mesh
 
 REGION_COLORS = {
     "face": (0.82, 0.64, 0.54), "lips": (0.72, 0.40, 0.38), "eyelids": (0.76, 0.57, 0.49), "nose": (0.83, 0.63, 0.53),
@@ -57,23 +57,23 @@ def render_mesh(
     if vertices.ndim != 3 or vertices.shape[0] not in (1, C) or vertices.shape[2] != 3:
         raise ValueError(f"render_mesh: vertices must be [1,V,3] or [{C},V,3], got {list(vertices.shape)}")
     faces = mesh.faces
-    if colors is None:
-        colors = vertices.new_full((len(faces), 3), 0.7)
-    if colors.ndim != 2 or colors.shape[0] not in (len(faces), vertices.shape[1]) or colors.shape[1] != 3:
-        raise ValueError(f"render_mesh: colors must be [{len(faces)},3] or [{vertices.shape[1]},3], got {list(colors.shape)}")
+    grey = torch.full((len(faces), 3), 0.7, dtype=vertices.dtype, device=vertices.device)
+    paint: Tensor = grey if colors is None else colors
+    if paint.ndim != 2 or paint.shape[0] not in (len(faces), vertices.shape[1]) or paint.shape[1] != 3:
+        raise ValueError(f"render_mesh: colors must be [{len(faces)},3] or [{vertices.shape[1]},3], got {list(paint.shape)}")
     s = supersample
     width, height = cameras.width * s, cameras.height * s
     Ks = cameras.resized(width, height).Ks
     points = transform(cameras.viewmats, vertices.expand(C, -1, -1))
-    face_ids, barycentrics, depth = rasterize(points, faces, Ks, width, height)
+    face_ids, barycentrics, depth = rasterize_mesh(points.contiguous(), faces, Ks, width, height)
     hit = face_ids >= 0
     color = torch.tensor(background, dtype=points.dtype, device=points.device).expand(C, height, width, 3).clone()
     for c in range(C):
         ids = face_ids[c][hit[c]].long()
         bary = barycentrics[c][hit[c]]
-        color[c][hit[c]] = _shade(points[c], faces, ids, bary, colors, shaded, smooth, backfaces)
+        color[c][hit[c]] = _shade(points[c], faces, ids, bary, paint, shaded, smooth, backfaces)
     alpha = hit[..., None].to(points.dtype)
-    depth = torch.where(hit, depth, torch.zeros_like(depth))[..., None]
+    depth = depth[..., None]
     if s > 1:
         color, alpha, depth = (_shrink(x, s) for x in (color, alpha, depth))
     return Image(color, alpha, depth)
@@ -105,54 +105,3 @@ def _shade(points: Tensor, faces: Tensor, ids: Tensor, bary: Tensor, colors: Ten
 def _shrink(x: Tensor, s: int) -> Tensor:
     C, H, W, K = x.shape
     return x.reshape(C, H // s, s, W // s, s, K).mean((2, 4))
-
-
-def rasterize(points: Tensor, faces: Tensor, Ks: Tensor, width: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Camera-space points [C, V, 3] → nearest triangle [C, H, W] int32 (−1: none), barycentrics [C, H, W, 3], depth [C, H, W]."""
-    results = [_rasterize_one(points[c], faces, Ks[c], width, height) for c in range(len(points))]
-    ids, bary, depth = (torch.stack(r).to(points.device) for r in zip(*results, strict=True))
-    return ids, bary, depth
-
-
-def _rasterize_one(points: Tensor, faces: Tensor, K: Tensor, width: int, height: int, near: float = 0.01):
-    """A z-buffer without a loop over triangles: all (triangle, pixel) pairs of the bounding boxes, nearest kept."""
-    p = points.detach().cpu().double().numpy()
-    k = K.detach().cpu().double().numpy()
-    f = faces.cpu().numpy()
-    ids = np.full(height * width, -1, np.int32)
-    bary = np.zeros((height * width, 3), np.float32)
-    depth = np.full(height * width, np.inf, np.float32)
-    z = p[:, 2]
-    f_kept = np.flatnonzero((z[f] > near).all(1))
-    uv = p @ k.T
-    uv = uv[:, :2] / np.maximum(uv[:, 2:], 1e-9)
-    t = uv[f[f_kept]]  # [F, 3, 2]
-    area = np.cross(t[:, 1] - t[:, 0], t[:, 2] - t[:, 0])
-    low = np.clip(np.ceil(t.min(1) - 0.5), 0, [width, height]).astype(int)
-    high = np.clip(np.floor(t.max(1) - 0.5), -1, [width - 1, height - 1]).astype(int)
-    size = np.clip(high - low + 1, 0, None)
-    count = size[:, 0] * size[:, 1] * (np.abs(area) > 1e-12)
-    for block in np.array_split(np.arange(len(f_kept)), max(1, int(count.sum() // 4_000_000) + 1)):
-        n = count[block]
-        which = np.repeat(block, n)
-        step = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-        x = low[which, 0] + step % np.maximum(size[which, 0], 1)
-        y = low[which, 1] + step // np.maximum(size[which, 0], 1)
-        q = np.stack([x + 0.5, y + 0.5], 1)
-        a, b, c = t[which, 0], t[which, 1], t[which, 2]
-        w = np.stack([np.cross(b - q, c - q), np.cross(c - q, a - q), np.cross(a - q, b - q)], 1) / area[which, None]
-        inside = (w >= -1e-9).all(1)
-        which, x, y, w = which[inside], x[inside], y[inside], w[inside]
-        # Perspective-correct: what is linear on the screen is bary / z.
-        w = w / z[f[f_kept[which]]]
-        d = 1 / w.sum(1)
-        pixel = y * width + x
-        order = np.lexsort((which, d, pixel))
-        first = order[np.r_[True, np.diff(pixel[order]) > 0]] if len(order) else order
-        pixel, d1, w1, id1 = pixel[first], d[first].astype(np.float32), w[first] * d[first, None], f_kept[which[first]]
-        nearer = d1 < depth[pixel]
-        pixel = pixel[nearer]
-        depth[pixel], bary[pixel], ids[pixel] = d1[nearer], w1[nearer], id1[nearer]
-    shape = (height, width)
-    as_tensor = torch.from_numpy
-    return as_tensor(ids.reshape(shape)), as_tensor(bary.reshape(*shape, 3)).to(points.dtype), as_tensor(depth.reshape(shape)).to(points.dtype)

@@ -10,8 +10,8 @@ import torch
 
 from avatars.head import ARKIT, HeadModel, load_head
 from avatars.head.sheet import SHOTS, portrait, random_identity, weights_for
-from avatars.render.mesh import rasterize
 from avatars.transforms import transform
+from cuda_ext.ops import rasterize_mesh
 
 PEOPLE = (0, 1, 2, 3)
 TEETH = ("teeth_upper", "teeth_lower", "gums_upper", "gums_lower")
@@ -26,7 +26,7 @@ def seen(head: HeadModel, shaped, weights: torch.Tensor, shot: str, yaw: float, 
     """The region name at every pixel, '' where there is nothing."""
     vertices = head.vertices(shaped, replace(head.neutral(), expression=weights))
     camera = portrait(head, shaped, SHOTS[shot], yaw, 0, size)
-    ids, _, _ = rasterize(transform(camera.viewmats, vertices), head.faces, camera.Ks, size, size)
+    ids, _, _ = rasterize_mesh(transform(camera.viewmats, vertices), head.faces, camera.Ks, size, size)
     names = np.array([*head.region_names, ""])
     return names[np.where(ids[0] >= 0, head.face_regions.numpy()[ids[0].clamp_min(0)], len(names) - 1)]
 
@@ -99,7 +99,7 @@ def test_nothing_is_inside_out(head: HeadModel) -> None:
         for yaw in (0, 50, -50, 180):
             camera = portrait(head, shaped, SHOTS["face"], yaw, 0, 160)
             points = transform(camera.viewmats, vertices)
-            ids = rasterize(points, head.faces, camera.Ks, 160, 160)[0][0]
+            ids = rasterize_mesh(points, head.faces, camera.Ks, 160, 160)[0][0]
             ids = ids[ids >= 0].long()
             ids = ids[head.face_regions[ids] != head.region_names.index("torso")]  # open where the arms are cut off
             a, b, c = points[0][head.faces[ids]].unbind(1)

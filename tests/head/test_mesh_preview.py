@@ -11,9 +11,10 @@ import torch
 from avatars.head import load_head
 from avatars.head.landmarks import find_correspondences, subset, with_landmarks
 from avatars.head.sheet import SHOTS, expression_sheet, main, portrait
-from avatars.render.mesh import head_colors, rasterize, render_mesh
+from avatars.render.mesh import head_colors, render_mesh
 from avatars.transforms import project_points
 from avatars.types import Cameras, Mesh
+from cuda_ext.ops import rasterize_mesh
 
 
 def _square(depth: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,10 +29,10 @@ def _camera(width: int = 40, height: int = 30, focal: float = 20.0) -> Cameras:
 
 def test_a_square_covers_exactly_its_pixels() -> None:
     vertices, faces = _square(4.0)
-    ids, bary, depth = rasterize(vertices[None], faces, _camera().Ks, 40, 30)
+    ids, bary, depth = rasterize_mesh(vertices[None], faces, _camera().Ks, 40, 30)
     hit = (ids[0] >= 0).numpy()
     assert hit.sum() == 100 and hit[10:20, 15:25].all()  # 20 · 2 / 4 = 10 pixels a side
-    assert torch.allclose(depth[0][ids[0] >= 0], torch.tensor(4.0)) and torch.isinf(depth[0][ids[0] < 0]).all()
+    assert torch.allclose(depth[0][ids[0] >= 0], torch.tensor(4.0)) and (depth[0][ids[0] < 0] == 0).all()
     assert torch.allclose(bary[0][ids[0] >= 0].sum(-1), torch.ones(100))
 
 
@@ -39,14 +40,14 @@ def test_the_nearer_surface_hides_the_further() -> None:
     near, faces = _square(3.0)
     far, _ = _square(5.0)
     for first, second, expected in ((near, far, 0), (far, near, 2)):
-        ids, _, _ = rasterize(torch.cat([first, second])[None], torch.cat([faces, faces + 4]), _camera().Ks, 40, 30)
+        ids, _, _ = rasterize_mesh(torch.cat([first, second])[None], torch.cat([faces, faces + 4]), _camera().Ks, 40, 30)
         assert set(ids[0, 12:18, 17:23].unique().tolist()) <= {expected, expected + 1}
 
 
 def test_barycentrics_are_perspective_correct() -> None:
     vertices = torch.tensor([[-1.0, -1, 2], [1, -1, 2], [0, 1.5, 8]])
     camera = _camera()
-    ids, bary, depth = rasterize(vertices[None], torch.tensor([[0, 1, 2]]), camera.Ks, 40, 30)
+    ids, bary, depth = rasterize_mesh(vertices[None], torch.tensor([[0, 1, 2]]), camera.Ks, 40, 30)
     hit = ids[0] >= 0
     points = (vertices * bary[0][hit][..., None]).sum(1)
     pixels, z = project_points(points, camera.viewmats[0], camera.Ks[0])
@@ -57,7 +58,7 @@ def test_barycentrics_are_perspective_correct() -> None:
 
 def test_behind_the_camera_and_nothing_at_all() -> None:
     vertices, faces = _square(-4.0)
-    assert (rasterize(vertices[None], faces, _camera().Ks, 40, 30)[0] == -1).all()
+    assert (rasterize_mesh(vertices[None], faces, _camera().Ks, 40, 30)[0] == -1).all()
     picture = render_mesh(Mesh(vertices[None], faces[:0]), _camera(), background=(0.2, 0.4, 0.6))
     assert torch.allclose(picture.color[0, 5, 5], torch.tensor([0.2, 0.4, 0.6])) and picture.alpha.sum() == 0
 
