@@ -19,8 +19,9 @@ from avatars.transforms import project_points, transform
 from avatars.types import Cameras
 from cuda_ext import ops
 
-HEIGHTS = {"scalp": 0.05, "torso": 0.03, "neck": 0.02, "ears": 0.01, "brows": 0.02, "face": 0.006}
-"""How far above each region a candidate may lie, metres."""
+HEIGHTS = {"scalp": 0.05, "torso": 0.03, "neck": 0.006, "ears": 0.004, "brows": 0.015, "face": 0.004}
+"""How far above each region a candidate may lie, metres. Skin is where the mesh is: 20 mm over the neck filled a loose hull of
+eight cameras with a second, fatter neck."""
 INTERIOR = {
     "teeth_upper": (0.75, 0.7, 0.64), "teeth_lower": (0.7, 0.65, 0.6), "gums_upper": (0.45, 0.22, 0.2), "gums_lower": (0.4, 0.2, 0.18),
     "mouth_bag": (0.16, 0.07, 0.06), "tongue": (0.5, 0.26, 0.25),
@@ -75,17 +76,19 @@ def sample_shell(
     return bind_points(kept, face_ids[keep], (0.5 * spacing).expand(len(kept), 3), frames, 0.3, degree)
 
 
-def carve(gaussians: CanonicalGaussians, views: list[View]) -> CanonicalGaussians:
-    """Without the Gaussians that most poses show outside of the masks of two cameras (of one, where there is but one).
+def carve(gaussians: CanonicalGaussians, head: HeadModel, views: list[View]) -> CanonicalGaussians:
+    """Without the Gaussians that most poses show outside of the masks of two cameras; of one, where fitted heads are loose.
 
-    A fitted head may stick out of the person where hair lies flat.
+    Scalp, neck and torso hang on few landmarks: they may stick out of the person.
     """
     if not views:
         return gaussians
+    loose = torch.isin(gaussians.face_ids, head.region_faces("scalp", "neck", "torso"))
     votes = torch.zeros(len(gaussians))
     for view in views:
         hit, _, visible = _inside(posed_points(gaussians, view.frames), view, 0.0)
-        votes += (visible & ~hit).sum(0) >= min(2, len(view.cameras))
+        outside = (visible & ~hit).sum(0)
+        votes += (outside >= 2) | (outside >= 1) & (loose | (len(view.cameras) == 1))
     return gaussians[votes <= len(views) / 2]
 
 

@@ -72,7 +72,7 @@ class Trainer:
         shell_count = int(total * config.shell)
         shell = sample_shell(head, neutral, frames, views, shell_count, generator, config.sh_degree) if shell_count else None
         surface = sample_surface(head, neutral, total - (0 if shell is None else len(shell)), generator, degree=config.sh_degree)
-        surface = carve(surface, views)
+        surface = carve(surface, head, views)
         gaussians = surface if shell is None else CanonicalGaussians.cat([surface, shell])
         colors = seed_colors(gaussians, head, views[:3])
         gaussians = with_colors(gaussians, colors)
@@ -213,6 +213,11 @@ class Trainer:
             self.code_adam.step(torch.tensor([batch.t], device=self.device))
         self.code_adam.zero_grad()
         if self.step % 5 == 0:
+            if not bool(loss.isfinite()):
+                raise AvatarError(
+                    f"Training diverged: the loss is not a number at step {self.step}. The same command goes on from the last checkpoint; if it "
+                    "happens again, lower mean_rate and scale_rate."
+                )
             self._observe(splat.color.detach(), images, target, mask, ids, float(loss.detach()))
 
     @torch.no_grad()
