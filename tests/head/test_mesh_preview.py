@@ -96,6 +96,7 @@ def test_sheet_shows_what_is_asked(tmp_path: Path) -> None:
     sheet = expression_sheet(head, head.mean_identity(), SHOTS["mouth"], 48, 2, ("jawOpen", "mouthClose"))
     assert sheet.shape == (96, 192, 3) and sheet.dtype == np.uint8
     assert np.abs(sheet[:48, :48].astype(int) - sheet[:48, 96:144]).mean() > 2  # jawOpen differs from rest
+    assert main(["--out", str(tmp_path / "sheet.png"), "--size", "24"]) == 0 and (tmp_path / "sheet.png").stat().st_size > 10_000
     assert main(["--out", str(tmp_path / "sheet.png"), "--head", str(tmp_path / "none.npz")]) == 2
 
 
