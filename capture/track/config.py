@@ -72,7 +72,7 @@ class ShapeStage:
     """The first moves the identity's coefficients, the others add offsets; 0 leaves the stage out."""
     sigma_mm: float = 8.0
     """Noise of the dense evidence for the identity's coefficients."""
-    outline_trust: float = 0.3
+    outline_trust: float = 0.15
     """How much the outlines of the mattes count beside dense evidence."""
     stiffness: float = 1.0
     """How much bending costs on the face; other skin is stiffer."""

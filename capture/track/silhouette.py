@@ -33,6 +33,9 @@ def silhouette_evidence(head: HeadModel, vertices: Tensor, cameras: Cameras, mas
     bare = torch.zeros(head.V, dtype=torch.bool)
     bare[head.region_vertices(*BARE)] = True
     bare[head.region_vertices("scalp")] = False  # its border may be covered
+    brows = head.region_vertices("brows")
+    if len(brows):
+        bare &= head.template[:, 1] < head.template[brows, 1].min()  # a fringe may hang over the forehead
     reach = torch.full((head.V,), 0.02)
     for name, metres in REACH.items():
         reach[head.region_vertices(name)] = metres

@@ -81,9 +81,9 @@ def best_focal(size: int, cost: Callable[[float], float]) -> float:
     """The focal length in pixels with the least cost(focal) plus prior: a parabola through the best candidate and its neighbours."""
     logs = np.log(np.array(CANDIDATES))
     costs = np.array([cost(size * f) + 0.5 * ((math.log(f) - PRIOR[0]) / PRIOR[1]) ** 2 for f in CANDIDATES])
-    i = int(costs.argmin())
-    if 0 < i < len(costs) - 1:
-        a, b, _ = np.polyfit(logs[i - 1 : i + 2], costs[i - 1 : i + 2], 2)
-        if a > 0:
-            return size * math.exp(float(np.clip(-b / (2 * a), logs[i - 1], logs[i + 1])))
-    return size * CANDIDATES[i]
+    best = int(costs.argmin())
+    i = min(max(best, 1), len(costs) - 2)
+    a, b, _ = np.polyfit(logs[i - 1 : i + 2], costs[i - 1 : i + 2], 2)
+    if a <= 0:
+        return size * CANDIDATES[best]
+    return size * math.exp(float(np.clip(-b / (2 * a), logs[i - 1], logs[i + 1])))
