@@ -82,6 +82,7 @@ class AvSplatBackward(c.Structure):
         ("saved_bytes", c.c_int64),
         ("scratch", P),
         ("scratch_bytes", c.c_int64),
+        ("contributions", P),
     ]
 
 

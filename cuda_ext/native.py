@@ -160,14 +160,16 @@ class _SplatFunction(torch.autograd.Function):
         alpha = means.new_empty(C, height, width, 1)
         depth = means.new_empty(C, height, width, 1) if with_depth else None
         radii = torch.empty(C, N, 2, dtype=torch.int32, device=device)
-        contributions = None if statistics is None else means.new_empty(N)
+        # A backward pass on the CPU counts contributions on its way; elsewhere the forward pass does.
+        late = device.type == "cpu" and any(ctx.needs_input_grad[:5])
+        contributions = None if statistics is None or late else means.new_empty(N)
         counters = torch.empty(4, dtype=torch.int32, device=device)
         args = abi.AvSplatForward(
             _launch(device), scene, 0, color.data_ptr(), alpha.data_ptr(), _pointer(depth), radii.data_ptr(),
             _pointer(contributions), counters.data_ptr(),
         )  # fmt: skip
         saved = _with_capacity(lib, lib.av_splat_forward, args, scene, device, counters)
-        if statistics is not None:
+        if statistics is not None and contributions is not None:
             statistics.contributions.add_(contributions)
         ctx.save_for_backward(*tensors, bg, color, alpha, depth)
         ctx.lib, ctx.settings, ctx.statistics, ctx.saved = lib, settings, statistics, saved
@@ -192,6 +194,7 @@ class _SplatFunction(torch.autograd.Function):
             launch, scene, ctx.saved.capacity, color.data_ptr(), alpha.data_ptr(), _pointer(depth), v_color.data_ptr(),
             _pointer(v_alpha), _pointer(v_depth), *(t.data_ptr() for t in v), *(_pointer(t) for t in sums),
             ctx.saved.tensor.data_ptr(), ctx.saved.tensor.numel(), scratch.data_ptr(), scratch.numel(),
+            statistics.contributions.data_ptr() if statistics is not None and means.device.type == "cpu" else None,
         )  # fmt: skip
         library.check(lib, lib.av_splat_backward(args), "splat backward")
         _workspaces.give(scratch)

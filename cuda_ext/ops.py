@@ -61,8 +61,8 @@ class Rasterized:
 
 @dataclass(frozen=True)
 class SplatStatistics:
-    """Per-Gaussian sums for densification, accumulated in place by `splat` (forward: contributions, radius and count
-    and gradient norm: backward). Zero them with `reset()`.
+    """Per-Gaussian sums for densification, accumulated in place by `splat`: by its backward pass, but `contributions` also by a
+    forward pass without gradients (and on CUDA always by the forward pass). Zero them with `reset()`.
 
     Units: `grad_norm` adds ‖(W/2 ∂L/∂u, H/2 ∂L/∂v)‖ per camera that sees the Gaussian, u and v in pixels: the units of 3DGS
     and gsplat, whose usual threshold is 2e-4 on grad_norm / count for a loss that is a mean over pixels.

@@ -38,6 +38,11 @@ AV_INLINE BlockCentres block_centres(const TileView& tile) {
     return centres;
 }
 
+// 1, and 0 at pixels beyond the image, which therefore take no part in anything.
+AV_INLINE F16 transmittance_at_start(const Size& size, const BlockCentres& centres, int b) {
+    return keep((centres.x[b % 4] < F16((float)size.width)) & (centres.y[b / 4] < F16((float)size.height)), F16(1.0f));
+}
+
 // For each of the 16 blocks, the set of up to 64 instances that touch it.
 AV_INLINE void transpose_sets(const Instance* instances, int count, uint64_t* sets) {
 #if AV_ISA >= 512
@@ -97,11 +102,11 @@ template <bool kDepth, bool kWeights>
 static void composite_tile(const Size& size, const Saved& saved, const Pixels& images, int64_t index, float* slot_weight) {
     const TileView tile = tile_view(size, saved, index);
     F16 T[16], red[16], green[16], blue[16], z[16];
+    const BlockCentres centres = block_centres(tile);
     for (int b = 0; b < 16; ++b) {
-        T[b] = F16(1.0f);
+        T[b] = transmittance_at_start(size, centres, b);
         red[b] = green[b] = blue[b] = z[b] = F16(0.0f);
     }
-    const BlockCentres centres = block_centres(tile);
     uint32_t open = 0xffff;
     for (const Instance* chunk = tile.begin; chunk < tile.end && open; chunk += CHUNK) {
         const int count = tile.end - chunk < CHUNK ? (int)(tile.end - chunk) : CHUNK;
@@ -115,7 +120,6 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
             uint64_t set = sets[b];
             if (!set) continue;
             const F16 px = centres.x[b % 4], py = centres.y[b / 4];
-            const M16 inside = (px < F16((float)size.width)) & (py < F16((float)size.height));
             F16 t = T[b], cr = red[b], cg = green[b], cb = blue[b], cz = z[b];
             for (; set; set &= set - 1) {
                 const Instance& instance = chunk[__builtin_ctzll(set)];
@@ -127,7 +131,7 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
                 cg = fma_(w, F16(r.g), cg);
                 cb = fma_(w, F16(r.blue), cb);
                 if (kDepth) cz = fma_(w, F16(r.z), cz);
-                if (kWeights) slot_weight[instance.slot] += sum(keep(inside, w));
+                if (kWeights) slot_weight[instance.slot] += sum(w);
             }
             T[b] = t, red[b] = cr, green[b] = cg, blue[b] = cb, z[b] = cz;
             if (max_of(t) < AV_TRANSMITTANCE_MIN) open &= ~(1u << b);
@@ -161,12 +165,13 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
     if (tile.begin == tile.end) return;
     F16 T[16], rest[16], g[16][3], g_z[16], g_w[16];
     const int64_t pixels = (int64_t)size.width * size.height, at = pixels * tile.camera;
+    const BlockCentres centres = block_centres(tile);
     for (int b = 0; b < 16; ++b) {
         const int x = tile.x + 4 * (b % 4), y = tile.y + 4 * (b / 4);
         F16 color[3];
         load_block<3>(images.v_color + 3 * at, size, x, y, g[b]);
         load_block<3>(images.color + 3 * at, size, x, y, color);
-        T[b] = F16(1.0f);
+        T[b] = transmittance_at_start(size, centres, b);
         rest[b] = g[b][0] * color[0] + g[b][1] * color[1] + g[b][2] * color[2];
         if (kExtra) {
             F16 alpha, depth, v_depth = F16(0.0f);
@@ -183,7 +188,6 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             rest[b] += g_w[b] * alpha;
         }
     }
-    const BlockCentres centres = block_centres(tile);
     uint32_t open = 0xffff, used = 0;
     int in_chunk = 0;
     for (const Instance* instance = tile.begin; instance < tile.end; ++instance) {
@@ -223,6 +227,7 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             s[7] = fma_(w, g[b][1], s[7]);
             s[8] = fma_(w, g[b][2], s[8]);
             if (kExtra) s[9] = fma_(w, g_z[b], s[9]);
+            s[10] += w;
         }
         store((float*)&slots[instance->slot], sums_of_twelve(s));
     }

@@ -151,7 +151,7 @@ static int64_t project_block(const AvScene& scene, const Camera& cam, const Size
 struct LanesGradient {
     F16 u, v, a, b, c;  // to the mean in pixels and to the conic
     F16 log_opacity;    // to the logarithm of the compensated opacity
-    F16 color[3], z;
+    F16 color[3], z, weight;  // weight: Σ alpha·transmittance, a statistic
 };
 
 struct ParamsGradient {

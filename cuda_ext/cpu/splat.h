@@ -118,9 +118,9 @@ AV_INLINE ForwardScratch forward_layout(const Size& s, void* base) {
     return w;
 }
 
-// Gradients of one instance: moments of v = ∂L/∂ln(alpha) over its pixels, then Σ w·∂L/∂color, Σ w·∂L/∂depth.
+// Gradients of one instance: moments of v = ∂L/∂ln(alpha) over its pixels, then Σ w·∂L/∂color, Σ w·∂L/∂depth, Σ w.
 struct alignas(64) Slot {
-    float m0, mx, my, mxx, mxy, myy, r, g, b, z, unused[6];
+    float m0, mx, my, mxx, mxy, myy, r, g, b, z, weight, unused[5];
 };
 
 AV_INLINE int64_t backward_bytes(const Size& s) { return (s.capacity + 1) * (int64_t)sizeof(Slot); }

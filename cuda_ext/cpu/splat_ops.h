@@ -119,17 +119,20 @@ AV_INLINE M16 gather_slots(const Size& size, const Saved& saved, const Slot* slo
     g.a = half * rows[3], g.b = -rows[4], g.c = half * rows[5];
     for (int i = 0; i < 3; ++i) g.color[i] = rows[6 + i];
     g.z = rows[9];
+    g.weight = rows[10];
     return mask_from_bits(visible);
 }
 
 static void add_statistics(const Size& size, const Saved& saved, const LanesGradient& g, const AvSplatBackward& args, int64_t c,
                            int64_t n, int count) {
-    alignas(64) float norm[16];
+    alignas(64) float norm[16], weight[16];
+    store(weight, g.weight);
     const F16 u = g.u * F16(0.5f * (float)size.width), v = g.v * F16(0.5f * (float)size.height);
     store(norm, sqrt_(u * u + v * v));
     for (int l = 0; l < count; ++l) {
         const Record& r = saved.records[c * size.N + n + l];
         if (r.extent2 == 0.0f) continue;  // culled
+        if (args.contributions) args.contributions[n + l] += weight[l];
         if (args.grad_norm) args.grad_norm[n + l] += norm[l];
         if (args.count) args.count[n + l] += 1.0f;
         if (args.max_radius) {
@@ -149,7 +152,7 @@ static int32_t splat_backward(const AvSplatBackward* args) {
     const Pixels images = {scene.backgrounds, const_cast<float*>(args->color), const_cast<float*>(args->alpha),
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
     composite_backward(size, saved, images, args->launch.threads, slots);
-    const bool statistics = args->grad_norm || args->count || args->max_radius;
+    const bool statistics = args->grad_norm || args->count || args->max_radius || args->contributions;
     parallel_for(args->launch.threads, size.blocks, [&](int64_t block, int) {
         const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
         for (int64_t n = block * BLOCK; n < end; n += 16) {

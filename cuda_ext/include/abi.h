@@ -94,6 +94,7 @@ typedef struct AvSplatBackward {
     int64_t saved_bytes;
     void* scratch;
     int64_t scratch_bytes;
+    float* contributions;  // [N] or NULL, accumulated; CPU only: cheaper here than in the forward pass
 } AvSplatBackward;
 
 // The two halves of the splat as separate operators. All per camera: [C, N, ...].
