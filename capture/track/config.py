@@ -74,7 +74,7 @@ class ShapeStage:
     """Noise of the dense evidence for the identity's coefficients."""
     outline_trust: float = 0.15
     """How much the outlines of the mattes count beside dense evidence."""
-    stiffness: float = 1.0
+    stiffness: float = 0.5
     """How much bending costs on the face; other skin is stiffer."""
 
 

@@ -38,6 +38,7 @@ from capture.track.triangulate import place_head, triangulate
 from capture.track.warp import even_out
 
 _CLOSED = 3e-3  # metres between the inner edges of closed lips, at most
+_HOLD = 0.1  # weight with which a vertex that no outline concerns stays
 _STIFFNESS = {"scalp": 3.0, "torso": 6.0, "neck": 2.0, "ears": 2.0}
 
 
@@ -120,7 +121,9 @@ def _fit_one(head, rig: LandmarkRig, capture: Capture, footage: Footage, config:
                 pose, history = fit_poses(head, [term], shape, pose, apart, config.priors, smooth, torch.zeros(len(some), dtype=torch.bool), 3)
                 shape = fit_identity(head, [_softer(rig, observations, weights, config.landmarks)], shape, pose, torch.arange(len(some)), config.priors,
                                      torch.zeros(len(some), dtype=torch.bool), free_scale=False)  # fmt: skip
-            return history[-1]
+            # Errors of meaning are common to all frames and, measured on a real face, prefer a camera that is too close.
+            independent = (config.landmarks.sigma_mm / config.landmarks.identity_sigma_mm) ** 2 / 4
+            return independent * history[-1] + 0.5 * float(shape.coefficients.square().sum())
 
         focal = single.best_focal(max(width, height), cost)
         in_camera = placed(single.camera_in_front(name, width, height, focal, 0.0), some).translation
@@ -184,15 +187,17 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
     belief = torch.ones(head.V)
     belief[head.region_vertices("torso")] = 0.1  # plain cloth shows compression noise, which agrees with anything
     identity = fit.identity
-    for i in range(stage.rounds):
+    dense_too = len(chosen) > 2
+    for i in range(stage.rounds if dense_too else 1):
         progress("measuring the neutral surface", i, stage.rounds, None)
         vertices = head.vertices(identity, pose)[0]
         outline = silhouette_evidence(head, vertices, cameras, masks)
-        evidence = outline
-        if len(chosen) > 2:
+        # Alone, the outline bends what is near it; the rest of the surface stays where the landmarks put it.
+        evidence = replace(outline, weight=outline.weight.clamp_min(_HOLD))
+        if dense_too:
             dense = surface_evidence(vertices, head.faces, skin, cameras, pictures, config.workers)
             evidence = merged(replace(dense, weight=dense.weight * belief), outline, stage.outline_trust)
-        if i == 0:
+        if i == 0 and dense_too:
             for _ in range(3):
                 identity = _identity_to_surface(head, identity, pose, vertices, evidence, skin, config)
             moved = head.vertices(identity, pose)[0] - vertices

@@ -21,7 +21,7 @@ from avatars.types import Cameras, HeadPose
 CANDIDATES = (1.1, 1.5, 2.0, 2.7, 3.6)
 """Focal lengths that are tried, in units of the picture's longer side: from a webcam's wide angle to a portrait lens."""
 
-PRIOR = (math.log(1.8), 0.45)
+PRIOR = (math.log(2.0), 0.35)
 """Mean and standard deviation of the logarithm of the same."""
 
 _FLIP = np.diag([1.0, -1.0, -1.0])
