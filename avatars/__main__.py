@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _fail(f"The disk is full ({error.filename}). Free some space and run the same command again: finished stages are not repeated.")
         elif isinstance(error, PermissionError):
             _fail(f"{error.filename} may not be read or written. Choose another --out, or change its permissions.")
+        elif error.filename is not None:  # a folder where a file should be, a place where nothing can be made, a disk that fails …
+            _fail(f"{error.filename} cannot be read or written: {error.strerror}. Check the path, or choose another --out.")
         else:
             raise
         return 2

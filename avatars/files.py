@@ -39,6 +39,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
                 f"The disk is full while writing {path}. Nothing half-written was kept. Free some space and run the same "
                 "command again: finished stages are not repeated."
             ) from error
+        if error.filename is not None and Path(error.filename) == temporary:
+            error.filename, error.filename2 = str(path), None  # people know the file by its own name
         raise
     except BaseException:
         _remove(temporary)

@@ -115,6 +115,11 @@ def test_flags_may_stand_before_the_command(line: str, name: str | None, rest: l
         (["track", "nowhere", "--head", "nohead"], "--head nohead does not exist"),
         (["demo", "--capture", "nowhere"], "--capture nowhere does not exist"),
         (["demo", "--minutes", "-1"], "--minutes"),
+        (["demo", "--minutes", "nan"], "--minutes"),
+        (["drive", "nowhere", "--codes", "x.csv", "--start", "-3"], "--start -3: give a number between 0 and"),
+        (["drive", "nowhere", "--codes", "x.csv", "--end", "nan"], "--end nan must come after"),
+        (["render", "nowhere", "--out", "a.mp4", "--fps", "-5"], "--fps -5: give a number between 1 and 240"),
+        (["render", "nowhere", "--out", "a.mp4", "--seconds", "nan"], "--seconds nan: give a number"),
         (["train", "nowhere", "--steps", "0", "--minutes", "0"], "minutes or steps must be positive"),
     ],
 )
@@ -125,6 +130,34 @@ def test_errors_are_one_line_with_a_remedy(arguments: list[str], message: str, c
     assert message in captured.err and captured.err.count("\n") == 1, captured.err
     assert "Traceback" not in captured.err and not captured.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (IsADirectoryError(21, "Is a directory", "a.png"), "a.png cannot be read or written: Is a directory. Check the path"),
+        (FileExistsError(17, "File exists", "take.csv"), "take.csv cannot be read or written: File exists."),
+        (PermissionError(13, "Permission denied", "/root/x"), "/root/x may not be read or written."),
+        (OSError(28, "No space left on device", "out/x"), "The disk is full (out/x)."),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line(error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def refused(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Demo, "run", refused)
+    assert main(["demo"]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_bug_is_not_taken_for_a_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("no file has to do with it")
+
+    monkeypatch.setattr(Demo, "run", broken)
+    with pytest.raises(OSError, match="no file"):
+        main(["demo"])
 
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

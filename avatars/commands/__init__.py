@@ -36,6 +36,8 @@ COMMANDS: dict[str, str] = {
     "bench": "check the native kernels and measure their speed",
 }
 """Every subcommand in the order of work, with what it is for."""
+MOST_FPS = 240.0
+LONGEST_SECONDS = 86400.0
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -70,6 +72,12 @@ def existing_folder(path: Path, what: str, made_by: str) -> Path:
     near = [p.name for p in sorted(path.parent.iterdir()) if p.is_dir() and not p.name.startswith(".")] if path.parent.is_dir() else []
     hint = f" Folders beside it: {', '.join(near[:6])}." if near and not path.exists() else ""
     raise UserError(f"{what}: {path} {state}.{hint} Make one with `{made_by}`.")
+
+
+def check_number(flag: str, value: float, low: float, high: float) -> None:
+    """UserError when `value` (NaN included) does not lie between `low` and `high`."""
+    if not low <= value <= high:
+        raise UserError(f"{flag} {value:g}: give a number between {low:g} and {high:g}.")
 
 
 def parse_color(text: str) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class Demo:
 
     def job(self) -> Job:
         """What is to be done; UserError for paths that cannot be meant."""
-        if self.minutes < 0:
+        if not 0 <= self.minutes < math.inf:
             raise UserError(f"--minutes {self.minutes}: give a positive number.")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file; give a folder.")

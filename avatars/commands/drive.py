@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from avatars.commands import Console, Device, choose_device, existing_folder, parse_color
+from avatars.commands import (
+    LONGEST_SECONDS,
+    MOST_FPS,
+    Console,
+    Device,
+    check_number,
+    choose_device,
+    existing_folder,
+    parse_color,
+)
 from avatars.commands.shot import AvatarFolder, Shot, ShotFlags
 from avatars.errors import UserError
 
@@ -15,6 +24,7 @@ EXAMPLES = (
     ("someone else's tracked sentence", "avatars drive out/anna/avatar --codes out/demo/tracked --sequence SEN-1 --audio out/demo/tracked/audio/SEN-1.wav --out clip.mp4"),
     ("seconds 2 to 7 of a mirrored recording whose pitch goes the other way", "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --start 2 --end 7 --out clip.mp4"),
 )
+MOST_FRAMES = 1_000_000  # of a video; more is a mistake in the codes' times
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,8 @@ class Drive:
 
         check_video_path(self.out)
         self.shot.check()
-        if self.end is not None and self.end <= self.start:
+        check_number("--start", self.start, 0, LONGEST_SECONDS)
+        if self.end is not None and not self.end > self.start:
             raise UserError(f"--end {self.end} must come after --start {self.start}.")
         if self.audio is not None and not self.audio.is_file():
             raise UserError(f"--audio {self.audio}: there is no such file.")
@@ -74,6 +85,9 @@ class Drive:
         codes = codes.mirrored() if self.mirror else codes
         codes = codes.inverted(self.invert)
         fps = self.fps or min(codes.fps, 60.0)
+        check_number("--fps", fps, 1, MOST_FPS)
+        if codes.duration * fps > MOST_FRAMES:
+            raise UserError(f"{self.codes} lasts {codes.duration:.0f} s, {codes.duration * fps:.0f} frames. Drive a part of it: --start, --end.")
         codes = codes.resampled(fps)
         device = choose_device(self.device)
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from avatars.commands import Console, Device, choose_device, existing_folder, parse_color
+from avatars.commands import (
+    LONGEST_SECONDS,
+    MOST_FPS,
+    Console,
+    Device,
+    check_number,
+    choose_device,
+    existing_folder,
+    parse_color,
+)
 from avatars.commands.shot import AvatarFolder, Moment, MomentFlags, Shot, ShotFlags
 from avatars.errors import UserError
 
@@ -47,6 +56,11 @@ class Render:
             raise UserError(f"--out {self.out}: give a still (.png) or a video (.mp4).")
         if not still:
             check_video_path(self.out)
+            check_number("--seconds", self.seconds, 0, LONGEST_SECONDS)
+            if self.fps:
+                check_number("--fps", self.fps, 1, MOST_FPS)
+        elif self.out.is_dir():
+            raise UserError(f"{self.out} is a folder; give the name of the picture to write.")
         existing_folder(self.avatar, "avatar", "avatars train TRACKED --out AVATAR")
         device = choose_device(self.device)
 

@@ -68,6 +68,9 @@ class Codes:
         for name, track in tracks.items():
             if track is not None and track.shape != (t, 3):
                 raise ValueError(f"Codes: {name} must be [{t},3], got {track.shape}")
+        for name, track in {"weights": self.weights, "times": self.times, **tracks}.items():
+            if track is not None and not np.isfinite(track).all():
+                raise ValueError(f"Codes: {name} of frame {int(np.argwhere(~np.isfinite(track))[0, 0])} hold a value that is no number")
         if t > 1 and not (np.diff(self.times) > 0).all():
             raise ValueError("Codes: times must ascend strictly")
 

@@ -150,6 +150,8 @@ def _times(path: Path, texts: list[str] | None, count: int) -> tuple[np.ndarray,
             if seconds[-1] - seconds[0] >= 2:  # a whole second was seen: its highest frame number tells the rate
                 rate = next((r for r in (24.0, 25.0, 30.0, 48.0, 50.0, 60.0, 120.0) if r > np.floor(frames.max())), FPS)
             times = seconds + frames / rate
+        if not np.isfinite(times).all():
+            raise ValueError("a timecode that is no number")
     except (ValueError, IndexError):
         warnings.warn(f"codes: {path}: unreadable timecodes; {FPS:g} frames a second are assumed", stacklevel=2)
         return constant_rate(count, FPS), FPS

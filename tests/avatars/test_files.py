@@ -54,6 +54,16 @@ def test_full_disk_is_a_user_error(tmp_path: Path, number: int) -> None:
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_os_errors_name_the_file_and_not_its_temporary_sibling(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, atomic_path(tmp_path / "a.png") as temporary:
+        temporary.write_bytes(b"x")
+    assert caught.value.filename == str(tmp_path / "a.png") and os.listdir(tmp_path) == ["a.png"]
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(tmp_path / "b.png"):
+        open(tmp_path / "elsewhere")
+    assert caught.value.filename == str(tmp_path / "elsewhere")
+
+
 def test_other_os_errors_pass_through(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), atomic_path(tmp_path / "a"):
         raise PermissionError(errno.EACCES, "no")

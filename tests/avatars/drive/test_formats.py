@@ -104,6 +104,23 @@ def test_csv_timecodes_that_stand_still(tmp_path: Path) -> None:
         assert len(open_driver(tmp_path / "a.csv")) == 4
 
 
+def test_csv_timecodes_that_are_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(livelink([[t, 0.1] for t in ("nan", "1", "2")], ["Time", "JawOpen"]))
+    with pytest.warns(UserWarning, match="unreadable timecodes"):
+        codes = open_driver(tmp_path / "a.csv")
+    assert len(codes) == 3 and codes.duration == pytest.approx(3 / 60)
+
+
+@pytest.mark.parametrize("key", ["times", "joints", "rotation", "translation"])
+def test_npz_tracks_that_are_no_numbers(tmp_path: Path, key: str) -> None:
+    arrays = {"names": np.array(["jawOpen"]), "weights": np.zeros((3, 1)), "times": np.arange(3.0), "joint_names": np.array(["head"])}
+    arrays |= {"joints": np.zeros((3, 1, 3)), "rotation": np.zeros((3, 3)), "translation": np.zeros((3, 3))}
+    arrays[key].reshape(-1)[-1] = np.nan
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match="a.npz: .* of frame 2 hold a value that is no number"):
+        open_driver(tmp_path / "a.npz")
+
+
 def test_csv_gaze_weights_silence_the_eye_angles(tmp_path: Path) -> None:
     columns = ["JawOpen", "EyeLookUpLeft", "LeftEyeYaw", "LeftEyePitch", "LeftEyeRoll"]
     (tmp_path / "a.csv").write_text(livelink([[0, 0.5, 0.1, 0.1, 0]], columns))
