@@ -58,7 +58,7 @@ class TrainConfig:
 
     views: int = 4
     """Cameras per step."""
-    half_until: float = 0.0
+    half_until: float = 0.25
     """Share of the budget that trains at half of the resolution."""
     mean_rate: float = 1.6e-4
     """Positions, metres per step at the start; it decays exponentially."""
