@@ -22,13 +22,14 @@ bench: setup
 
 setup: $(VENV)/.installed
 
-# torch first (see above); then this project, whose CPU kernels are built with g++ at install.
-$(VENV)/.installed: pyproject.toml cuda_ext/CMakeLists.txt $(wildcard cuda_ext/include/*) $(wildcard cuda_ext/cpu/*)
+# torch first (see above), everything at the versions that were tested together; then this project, whose CPU kernels are built with g++ at install.
+$(VENV)/.installed: pyproject.toml .ci/constraints.txt cuda_ext/CMakeLists.txt $(wildcard cuda_ext/include/*) $(wildcard cuda_ext/cpu/*)
 	@$(PYTHON) --version >/dev/null 2>&1 || { echo "Python 3.11 is needed: install it, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	@command -v g++ >/dev/null || { echo "g++ is needed to build the CPU kernels (Debian: apt-get install g++)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "Installing torch and the other packages into $(VENV), and building the CPU kernels: a few minutes, once."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
