@@ -3,6 +3,11 @@
 The public operators are in `cuda_ext.ops`; `available()` says what runs them.
 """
 
+import os
+
+# Before torch is loaded: its OpenMP threads would spin after each operation and take the cores from the kernels' own threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from cuda_ext import compiled as _compiled  # noqa: F401  (registers the operators for torch.compile)
 from cuda_ext.hash_grid import HashGrid, blend_tables, hash_encode, hash_encode_blended
 from cuda_ext.library import KernelError, available
