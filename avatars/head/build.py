@@ -323,7 +323,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     out = Path(arguments[1]) if len(arguments) == 2 else Path(__file__).with_name("default.npz")
-    save_head(build(Path(arguments[0]), TerminalProgress()), out)
+    save_head(build(Path(arguments[0]), TerminalProgress()), out, rounded=True)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
     return 0
 

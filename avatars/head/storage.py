@@ -1,6 +1,6 @@
 """Heads on disk: one npz in our own format, read without pickle and checked before use.
 
-Offsets are float16 (the builder rounds them to a few micrometres), expression offsets are sparse: for each expression a
+Offsets are float16 where the builder rounded them to a few micrometres, else float32; expression offsets are sparse: for each expression a
 run of vertex ids and their offsets. Everything is in metres with the axes of `avatars.head.model`.
 """
 
@@ -44,15 +44,17 @@ def require(arrays: dict[str, np.ndarray], keys: tuple[str, ...], path: Path) ->
         raise UserError(f"The head {path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays)) or 'nothing'}.")
 
 
-def save_head(head: HeadModel, path: str | Path) -> None:
-    """Write `head` to an npz that `load_head` reads back (float16 offsets)."""
+def save_head(head: HeadModel, path: str | Path, rounded: bool = False) -> None:
+    """Write `head` to an npz that `load_head` reads back to the bit; `rounded` makes it smaller (see `quantised`)."""
+    pack = quantised if rounded else _compact
     counts, ids, offsets = [], [], []
     basis = head.expression_basis.detach().cpu().numpy()
     for shape in basis:
-        used = np.flatnonzero((np.abs(shape) > 2e-6).any(-1))
+        moved = np.abs(shape) > 2e-6 if rounded else (shape != 0) | np.signbit(shape)
+        used = np.flatnonzero(moved.any(-1))
         counts.append(len(used))
         ids.append(used.astype(np.int32))
-        offsets.append(quantised(shape[used]))
+        offsets.append(shape[used])
     arrays: dict[str, np.ndarray] = {
         "format": np.array(FORMAT),
         "version": np.array(VERSION),
@@ -61,11 +63,11 @@ def save_head(head: HeadModel, path: str | Path) -> None:
         "faces": head.faces.cpu().numpy().astype(np.int32),
         "uvs": head.uvs.cpu().numpy().astype(np.float32),
         "uv_faces": head.uv_faces.cpu().numpy().astype(np.int32),
-        "identity_basis": quantised(head.identity_basis.cpu().numpy()),
+        "identity_basis": pack(head.identity_basis.cpu().numpy()),
         "expression_names": np.array(head.expression_names),
         "expression_counts": np.array(counts, np.int32),
         "expression_vertices": np.concatenate(ids) if ids else np.zeros(0, np.int32),
-        "expression_offsets": np.concatenate(offsets) if offsets else np.zeros((0, 3), np.float16),
+        "expression_offsets": pack(np.concatenate(offsets) if offsets else np.zeros((0, 3), np.float32)),
         "joint_template": head.joint_template.cpu().numpy().astype(np.float32),
         "joint_identity_basis": head.joint_identity_basis.cpu().numpy().astype(np.float32),
         "expression_rotations": head.expression_rotations.cpu().numpy().astype(np.float32),
@@ -75,7 +77,7 @@ def save_head(head: HeadModel, path: str | Path) -> None:
         "landmark_kinds": np.array(sorted(head.landmarks), dtype=str),
     }
     if head.pose_basis is not None:
-        arrays["pose_basis"] = quantised(head.pose_basis.cpu().numpy())
+        arrays["pose_basis"] = pack(head.pose_basis.cpu().numpy())
     if head.closures is not None:
         arrays |= {f"closures_{f.name}": getattr(head.closures, f.name).cpu().numpy() for f in fields(head.closures)}
     for kind, points in head.landmarks.items():
@@ -89,6 +91,13 @@ def save_head(head: HeadModel, path: str | Path) -> None:
 def quantised(offsets: np.ndarray) -> np.ndarray:
     """Metres → float16 on a grid of 2⁻¹⁸ m (3.8 µm), which compresses well and costs nothing that can be seen."""
     return (np.round(offsets * 2.0**18) / 2.0**18).astype(np.float16)
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    """As float16 where that loses nothing, which holds for all that was rounded before; else as float32."""
+    with np.errstate(over="ignore"):
+        small = values.astype(np.float16)
+    return small if np.array_equal(small.astype(np.float32), values) else values.astype(np.float32)
 
 
 _KEYS = (
