@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +117,7 @@ class TrainConfig:
     """Memory for decoded pictures."""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 and self.steps <= 0:
+        if not 0 <= self.minutes < math.inf or (self.minutes == 0 and self.steps <= 0):
             raise ValueError("minutes or steps must be positive")
         for name in ("gaussians", "views", "refine_every"):
             if getattr(self, name) < 1:

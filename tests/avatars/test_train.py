@@ -170,7 +170,7 @@ def test_bad_configurations_are_errors(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[deform]\nbase = 3\n")
     with pytest.raises(ConfigError, match="bases"):
         load_config(TrainConfig, tmp_path / "c.toml")
-    for wrong in ({"gaussians": 0}, {"sh_degree": 4}, {"initial": 0.0}):
+    for wrong in ({"gaussians": 0}, {"sh_degree": 4}, {"initial": 0.0}, {"minutes": float("nan")}, {"minutes": float("inf")}, {"minutes": -1.0}):
         with pytest.raises(ValueError):
             replace(SHORT, **wrong)
 
