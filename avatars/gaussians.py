@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from avatars.head import HeadModel
-from avatars.transforms import matrix_to_quat, quat_to_matrix
+from avatars.transforms import quat_to_matrix
 from avatars.types import _Movable
 
 SH_C0 = 0.28209479177387814  # Y_0: colour = SH_C0 · sh[0] + 0.5
@@ -206,8 +206,3 @@ def _points_in_triangles(corners: Tensor, generator: torch.Generator) -> Tensor:
     r = torch.rand(corners.shape[0], 2, generator=generator).to(corners)
     root = r[:, :1].sqrt()
     return (1 - root) * corners[:, 0] + root * (1 - r[:, 1:]) * corners[:, 1] + root * r[:, 1:] * corners[:, 2]
-
-
-def rotation_quats(frames: FaceFrames) -> Tensor:
-    """[F, 4] wxyz of the frames' axes."""
-    return matrix_to_quat(frames.axes)
