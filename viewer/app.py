@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import logging
 import secrets
+import socket
 import sys
 import threading
 import webbrowser
@@ -64,6 +65,7 @@ class Viewer:
         import viser
         from viser import _messages as messages
 
+        _require_free(host, port)
         self.stage = stage
         self.gate = Gate(token or secrets.token_urlsafe(24), (*hosts, *(() if host in ("0.0.0.0", "::") else (host,))))
         self.loop = RenderLoop(stage)
@@ -257,7 +259,7 @@ def serve(
     try:
         viewer = Viewer(stage, host, port, token)
     except OSError as error:
-        raise UserError(f"cannot listen on {host}:{port}: {error}. Try --port 0.") from None
+        raise UserError(f"cannot listen on {host}:{port}: {error}. Give an address of this machine, and --port 0 for any free port.") from None
     watcher = Watcher(
         avatar_dir, stage.tracked, lambda avatar: viewer.change_stage(lambda: stage.adopt(avatar)), lambda text: setattr(stage, "status", text)
     )
@@ -271,6 +273,13 @@ def serve(
             threading.Event().wait()
         except KeyboardInterrupt:
             announce("Stopped.")
+
+
+def _require_free(host: str, port: int) -> None:
+    """OSError when nothing can listen there: viser would wait for ever at a foreign address, and take another port than the one asked for."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    with socket.create_server(address[:2], family=family):
+        pass
 
 
 class _quiet:

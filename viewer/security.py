@@ -63,7 +63,7 @@ class Gate:
         if not self._names_us(host, port, address):
             return Refusal(http.HTTPStatus.FORBIDDEN, "This address is not one of the viewer's own names.")
         origin = headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and not self._is_ours(origin, host):
             return Refusal(http.HTTPStatus.FORBIDDEN, "Another web page may not use the viewer.")
         if not (self._is_token(self.token_in_link(path)) or self._is_token(self._token_in_cookie(headers, port))):
             return Refusal(http.HTTPStatus.UNAUTHORIZED, "Open the complete link that the command line printed.")
@@ -86,7 +86,14 @@ class Gate:
         return morsel.value if morsel else None
 
     def _is_token(self, candidate: str | None) -> bool:
-        return candidate is not None and hmac.compare_digest(candidate.encode(), self.token.encode())
+        return candidate is not None and hmac.compare_digest(candidate.encode("utf-8", "replace"), self.token.encode())
+
+    @staticmethod
+    def _is_ours(origin: str, host: str) -> bool:
+        try:
+            return urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:  # such as "http://["
+            return False
 
     def _names_us(self, host: str, port: int, address: str) -> bool:
         try:

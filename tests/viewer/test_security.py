@@ -42,6 +42,8 @@ COOKIE = {"Cookie": "avatars_80=s3cret"}
     ({"Host": "127.0.0.1", "Origin": "http://127.0.0.1:8081", **COOKIE}, "/", 403),
     ({"Host": "127.0.0.1", "Origin": "https://evil.example", **COOKIE}, "/", 403),
     ({"Host": "127.0.0.1", "Origin": "null", **COOKIE}, "/", 403),
+    ({"Host": "127.0.0.1", "Origin": "http://[", **COOKIE}, "/", 403),
+    ({"Host": "127.0.0.1", "Cookie": "avatars_80=\udce9"}, "/", 401),
 ])  # fmt: skip
 def test_gate_judges(headers: dict, path: str, status: int | None) -> None:
     refusal = GATE.refuse(headers, path, 80, "10.0.0.7")

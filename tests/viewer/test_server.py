@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,8 @@ import msgspec
 import pytest
 from synthetic import BallStage
 
-from viewer.app import Viewer
+from avatars.errors import UserError
+from viewer.app import Viewer, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERA = {
@@ -30,6 +32,13 @@ CAMERA = {
 def memory() -> float:
     """Resident MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "127.0.0.1", "no.such.name.invalid"])
+def test_a_place_where_nothing_can_listen_is_said_at_once(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewer.avatar_stage.open_stage", lambda *_: BallStage())
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match=f"cannot listen on {host}:.*--port 0"):
+        serve("avatar", host=host, port=taken.getsockname()[1], open_browser=False)
 
 
 async def visit(viewer: Viewer, commands: int) -> int:
