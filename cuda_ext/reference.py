@@ -20,6 +20,7 @@ DET_MIN = 1e-20
 FRUSTUM_MARGIN = 0.15
 DEPTH_ALPHA_MIN = 1e-10
 COORD_MAX = 1e6
+COLOR_MAX = 1e30
 SSIM_RADIUS = 5
 SSIM_SIGMA = 1.5
 SSIM_C1 = 0.01**2
@@ -136,7 +137,11 @@ def project(
     centers = -(R.transpose(1, 2) @ t[..., None])[..., 0]
     directions = F.normalize(means[None] - centers[:, None], dim=-1)
     basis = sh_basis(directions, degree)
-    colors = (torch.einsum("cnk,nkd->cnd", basis, sh[:, : (degree + 1) ** 2]) + 0.5).clamp_min(0)
+    colors = torch.einsum("cnk,nkd->cnd", basis, sh[:, : (degree + 1) ** 2]) + 0.5
+    sane = (colors.abs() < COLOR_MAX).all(-1)
+    visible = visible & sane
+    radii = torch.where(sane[..., None], radii, 0)
+    colors = torch.where(sane[..., None], colors, 0).clamp_min(0)
 
     def keep(value: Tensor) -> Tensor:
         return torch.where(visible if value.dim() == 2 else visible[..., None], value, 0)

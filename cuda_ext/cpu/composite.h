@@ -213,10 +213,10 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             const F16 w = alpha * T[b];
             F16 value = fma_(F16(r.r), g[b][0], fma_(F16(r.g), g[b][1], F16(r.blue) * g[b][2]));
             if (kExtra) value = fma_(F16(r.z), g_z[b], value + g_w[b]);
-            // ∂L/∂ln(alpha) = alpha ∂L/∂alpha = w·value - rest·alpha / (1 - alpha)
-            const F16 gained = w * value, behind = rest[b] - gained;
-            rest[b] = behind;
-            const F16 v = keep(a.unclamped, fnma_(behind, alpha * reciprocal(F16(1.0f) - alpha), gained));
+            rest[b] = fnma_(w, value, rest[b]);
+            // ∂L/∂ln(alpha) = alpha ∂L/∂alpha; fused products, because the two terms cancel where little is gained
+            const F16 behind = rest[b] * (alpha * reciprocal(F16(1.0f) - alpha));
+            const F16 v = keep(a.unclamped, fma_(w, value, -behind));
             T[b] -= w;
             const F16 vx = v * a.dx, vy = v * a.dy;
             s[0] += v, s[1] += vx, s[2] += vy;

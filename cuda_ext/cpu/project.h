@@ -54,7 +54,10 @@ AV_OUTLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& o
     for (int i = 0; i < 3; ++i) out.color[i] = F16(0.5f);
     for (int k = 0; k < bases; ++k)
         for (int i = 0; i < 3; ++i) out.color[i] = fma_(Y[k], sh[3 * k + i], out.color[i]);
-    for (int i = 0; i < 3; ++i) out.color[i] = max_(out.color[i], F16(0.0f));
+    for (int i = 0; i < 3; ++i) {
+        out.visible = out.visible & (abs_(out.color[i]) < F16(AV_COLOR_MAX));
+        out.color[i] = max_(out.color[i], F16(0.0f));
+    }
 }
 
 AV_OUTLINE Lanes project_lanes(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count) {

@@ -255,7 +255,8 @@ static int64_t pack_block(const AvProjected& in, const Size& size, int64_t c, in
         const int64_t at = c * size.N + n;
         const float *uv = in.means2d + 2 * at, *conic = in.conics + 3 * at, *color = in.colors + 3 * at;
         const float det = conic[0] * conic[2] - conic[1] * conic[1], opacity = in.opacities[at], z = in.depths[at];
-        const bool sound = finite_(uv[0] + uv[1]) && finite_(color[0] + color[1] + color[2]) && finite_(z) && finite_(opacity) &&
+        const bool sound = finite_(uv[0] + uv[1]) && fabsf(color[0]) < AV_COLOR_MAX &&
+                           fabsf(color[1]) < AV_COLOR_MAX && fabsf(color[2]) < AV_COLOR_MAX && finite_(z) && finite_(opacity) &&
                            fabsf(uv[0]) < AV_COORD_MAX && fabsf(uv[1]) < AV_COORD_MAX && det > 0.0f && finite_(det) &&
                            conic[0] > 0.0f && conic[2] > 0.0f && opacity >= AV_ALPHA_MIN && z > 0.0f;
         if (in.radii[2 * at] > 0 && sound) {

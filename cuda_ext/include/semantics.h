@@ -10,7 +10,7 @@
 //             Antialiased: the opacity is multiplied by sqrt(max(0, det(cov2d - eps2d·I) / det(cov2d))) (Mip-Splatting).
 // Culling     A Gaussian is dropped (radii 0, no contribution, zero gradient) when any of its inputs is not finite,
 //             its quaternion is zero, z < near, det(cov2d) <= AV_DET_MIN or not finite, its opacity (after compensation)
-//             < AV_ALPHA_MIN, or the box below does not touch the image.
+//             < AV_ALPHA_MIN, a colour is not below AV_COLOR_MAX in size, or the box below does not touch the image.
 // Extent      Exact for the alpha cut-off: q_max = 2·ln(opacity / AV_ALPHA_MIN), half-size of the box
 //             sqrt(q_max · cov2d_xx), sqrt(q_max · cov2d_yy); radii are these rounded up. Nothing is lost outside.
 // Colour      max(0, Σ_k sh_k Y_k(unit(mean - camera centre)) + 0.5), real spherical harmonics of degree ≤ 3.
@@ -36,6 +36,7 @@
 #define AV_FRUSTUM_MARGIN 0.15f
 #define AV_DEPTH_ALPHA_MIN 1e-10f
 #define AV_TILE 16  // pixels per side of a tile
+#define AV_COLOR_MAX 1e30f  // colours beyond this would overflow the image
 #define AV_COORD_MAX 1e6f  // projected means beyond this many pixels are dropped: float32 has no subpixels there
 
 // Structural similarity (Wang et al. 2004): Gaussian window, population statistics, images in 0..1.

@@ -52,7 +52,7 @@ def test_functions_mirror_the_header():
 def test_constants_mirror_the_header():
     text = (INCLUDE / "semantics.h").read_text()
     values = {k: float(v) for k, v in re.findall(r"#define AV_(\w+) ([-+.\de]+?)f?(?:\s|$)", text)}
-    names = "ALPHA_MAX ALPHA_MIN TRANSMITTANCE_MIN DET_MIN FRUSTUM_MARGIN DEPTH_ALPHA_MIN COORD_MAX SSIM_RADIUS SSIM_SIGMA SSIM_C1 SSIM_C2"
+    names = "ALPHA_MAX ALPHA_MIN TRANSMITTANCE_MIN DET_MIN FRUSTUM_MARGIN DEPTH_ALPHA_MIN COORD_MAX COLOR_MAX SSIM_RADIUS SSIM_SIGMA SSIM_C1 SSIM_C2"
     for name in names.split():
         assert getattr(reference, name) == pytest.approx(values[name], rel=1e-12), name
 

@@ -1,0 +1,97 @@
+"""Hostile inputs for every CPU operator; `python tests/cuda_ext/fuzz.py` under a sanitized library, see test_sanitizers.py.
+
+Nothing is compared here: what counts is that no access is out of bounds, nothing undefined happens, and images are finite.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import torch
+
+from cuda_ext import ops
+
+VALUES = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e-8, 1e-38, 1e3, 1e30, 3e38)
+
+
+def poisoned(tensor: torch.Tensor, dice: random.Random) -> torch.Tensor:
+    """A few entries replaced by the worst floats."""
+    flat = tensor.clone().flatten()
+    for _ in range(dice.randint(0, 1 + flat.numel() // 20) if flat.numel() else 0):
+        flat[dice.randrange(flat.numel())] = dice.choice(VALUES)
+    return flat.reshape(tensor.shape)
+
+
+def splat_once(dice: random.Random) -> None:
+    """Any number of Gaussians, any image, any scale."""
+    n, cameras, bases = dice.choice((0, 1, 15, 16, 17, 200)), dice.choice((1, 2)), dice.choice((1, 4, 9, 16))
+    width, height = dice.choice(((1, 1), (16, 16), (17, 33), (4095, 3), (3, 300), (64, 48)))
+    spread = 10 ** dice.uniform(-2, 1)
+    leaves = [
+        spread * torch.randn(n, 3), torch.randn(n, 4), torch.exp(torch.randn(n, 3) * dice.uniform(0, 6) - 4), torch.rand(n),
+        torch.randn(n, bases, 3),
+    ]  # fmt: skip
+    leaves = [poisoned(t, dice).requires_grad_() for t in leaves]
+    viewmats = torch.eye(4).repeat(cameras, 1, 1)
+    viewmats[:, 2, 3] = dice.uniform(-0.5, 2)
+    f = 10 ** dice.uniform(-1, 1) * max(width, height)
+    Ks = torch.tensor([[f, dice.uniform(-5, 5), dice.uniform(-1, 2) * width], [0, f, height / 2], [0, 0, 1]]).repeat(cameras, 1, 1)
+    flags = {k: dice.random() < 0.5 for k in ("antialiased", "log_scales", "logit_opacities", "depth")}
+    statistics = ops.SplatStatistics.zeros(n) if dice.random() < 0.5 else None
+    out = ops.splat(*leaves, viewmats, Ks, width, height, statistics=statistics, **flags)
+    assert out.color.isfinite().all() and out.alpha.isfinite().all()
+    (out.color.sum() + out.alpha.square().sum()).backward()
+    projected = ops.project(*(t.detach() for t in leaves), viewmats, Ks, width, height)
+    rogue = [poisoned(t, dice) for t in (projected.means2d, projected.conics, projected.depths, projected.colors, projected.opacities)]
+    rogue = [t.requires_grad_() for t in rogue]
+    image = ops.rasterize(ops.Projected(*rogue, radii=projected.radii), width, height)
+    image.color.sum().backward()
+
+
+def others_once(dice: random.Random) -> None:
+    """bind, l1_ssim, Adam, blend, penalty, rasterize_mesh."""
+    V, F, n = dice.choice((3, 50)), dice.choice((1, 15, 100)), dice.choice((0, 1, 33, 500))
+    vertices, faces = poisoned(torch.randn(V, 3), dice), torch.randint(V, (F, 3))
+    local = [poisoned(torch.randn(n, k), dice).requires_grad_() for k in (3, 4, 3)]
+    bound = ops.bind(vertices.requires_grad_(), faces, torch.randint(F, (n,)), *local, log_scales=dice.random() < 0.5)
+    sum(t.sum() for t in bound).backward()
+    height, width = dice.choice(((1, 1), (5, 200), (12, 11), (40, 33)))
+    a = poisoned(torch.rand(2, height, width, 3), dice).requires_grad_()
+    weights = torch.rand(2, height, width) if dice.random() < 0.5 else None
+    ops.l1_ssim(a, torch.rand(2, height, width, 3), weights=weights, valid=min(height, width) > 10).sum().backward()
+    K = dice.choice((1, 5, 16, 20, 64))
+    basis = torch.randn(n, 10, K).requires_grad_()
+    factored = ["basis"] if K <= 20 else []
+    optimizer = ops.Adam({"basis": basis}, {"basis": 1e-3}, heads={"basis": 3 * K}, tails={"basis": 1e-4}, factored=factored) if K <= 20 else None
+    blended = ops.blend(basis, torch.randn(K).requires_grad_(), torch.randn(n, 3), torch.randn(n, 4), torch.randn(n, 4, 3))
+    sum(t.sum() for t in blended).backward()
+    if optimizer is not None:
+        optimizer.step()
+        if n:
+            optimizer.zero_grad()
+            basis.grad = poisoned(torch.randn(n, 10, K), dice)
+            optimizer.step(torch.unique(torch.randint(n, (5,))))
+    raw = [poisoned(torch.randn(n, 3), dice), poisoned(torch.randn(n, 3), dice), poisoned(torch.randn(n), dice)]
+    if n:
+        penalty = {"position_weight": 1.0, "scale_weight": 1.0, "opacity_weight": 1.0, "max_scale": 0.5}
+        ops.penalty(*(t.requires_grad_() for t in raw), torch.ones(n), **penalty).backward()
+    posed = poisoned(torch.randn(2, V, 3), dice)
+    Ks = torch.tensor([[30.0, 0, 16], [0, 30.0, 16], [0, 0, 1]]).repeat(2, 1, 1)
+    depth = ops.rasterize_mesh(posed, faces, Ks, width, height, cull_back=dice.random() < 0.5)[2]
+    assert depth.isfinite().all()
+
+
+def main(rounds: int, seed: int) -> None:
+    """`rounds` of each."""
+    dice = random.Random(seed)
+    for i in range(rounds):
+        torch.manual_seed(seed + i)
+        torch.set_num_threads(dice.choice((1, 2, 3)))
+        splat_once(dice)
+        others_once(dice)
+    print(f"{rounds} rounds, {ops.available()['cpu']}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
