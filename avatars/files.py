@@ -10,9 +10,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avatars.errors import AvatarError, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -60,8 +63,33 @@ def read_json(path: str | os.PathLike, what: str = "file") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AvatarError(f"{what}: {path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AvatarError(f"{what}: {path} is damaged ({error}). Restore it or make it again.") from None
+
+
+def read_arrays(path: str | os.PathLike, what: str = "file", remedy: str = "Restore it or make it again.") -> dict[str, np.ndarray]:
+    """All arrays of an npz; AvatarError names the file when it is missing, damaged, or holds pickled objects (which are never loaded)."""
+    import numpy as np
+
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except FileNotFoundError:
+        raise AvatarError(f"{what}: {path} does not exist. {remedy}") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # a flipped bit can show as nearly anything: zlib.error, NotImplementedError, MemoryError …
+        pickled = "Object arrays" in str(error)  # NumPy speaks of pickles for any file that it does not recognise, too
+        reason = "holds pickled objects, which are never loaded" if pickled else f"is damaged or no npz archive ({error})"
+        raise AvatarError(f"{what}: {path} {reason}. {remedy}") from None
+
+
+def plain_name(name: Any, what: str) -> str:
+    """`name`, which becomes part of a path; ValueError when it would lead out of its folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or any(c in name for c in "/\\\0"):
+        raise ValueError(f"{what} {name!r} cannot be the name of a file")
+    return name
 
 
 def content_hash(*items: str | bytes | os.PathLike) -> str:

@@ -15,7 +15,6 @@ another folder (`frames_root` in the manifest, relative to the tracked folder or
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from avatars.errors import AvatarError
-from avatars.files import atomic_path, read_json, write_json
+from avatars.files import atomic_path, plain_name, read_arrays, read_json, write_json
 from avatars.types import Cameras, HeadPose, Identity
 
 VERSION = 1
@@ -151,18 +150,21 @@ def load_tracked(folder: str | Path) -> TrackedSequence:
             "an interrupted tracking goes on where it stopped."
         )
     m = read_json(folder / "manifest.json", "tracked sequence")
-    if m.get("kind") != "avatars.tracked_sequence":
-        raise AvatarError(f"{folder} is not a tracked sequence (kind {m.get('kind')!r} in manifest.json).")
+    if not isinstance(m, dict) or m.get("kind") != "avatars.tracked_sequence":
+        kind = m.get("kind") if isinstance(m, dict) else None
+        raise AvatarError(f"{folder} is not a tracked sequence (kind {kind!r} in manifest.json).")
     if m.get("version") != VERSION:
         raise AvatarError(f"{folder} has version {m.get('version')}; this program reads {VERSION}. Track the capture again.")
-    cameras, identity, codes = (_load_npz(folder / f"{name}.npz") for name in ("cameras", "identity", "codes"))
+    cameras, identity, codes = (
+        read_arrays(folder / f"{name}.npz", "tracked sequence", f"Delete {folder} and track the capture again.") for name in ("cameras", "identity", "codes")
+    )
     try:
         pose = HeadPose(*(torch.from_numpy(codes[k]) for k in ("expression", "joints", "rotation", "translation")))
         offsets = torch.from_numpy(identity["offsets"]) if "offsets" in identity else None
         tracked = TrackedSequence(
             folder=folder, capture=m["capture"], fps=float(m["fps"]),
-            cameras=Cameras(tuple(m["cameras"]), torch.from_numpy(cameras["Ks"]), torch.from_numpy(cameras["viewmats"]), m["width"], m["height"]),
-            segments=tuple(Segment(*s) for s in m["segments"]),
+            cameras=Cameras(tuple(plain_name(n, "camera") for n in m["cameras"]), torch.from_numpy(cameras["Ks"]), torch.from_numpy(cameras["viewmats"]), m["width"], m["height"]),
+            segments=read_segments(m["segments"]),
             identity=Identity(torch.from_numpy(identity["coefficients"]), offsets, float(identity["scale"])),
             codes=pose, valid=codes["valid"], head_name=m["head"]["name"], head_hash=m["head"]["hash"],
             expression_names=tuple(m["expression_names"]), frames_root=m["frames_root"], quality=m["quality"], provenance=m["provenance"],
@@ -177,19 +179,18 @@ def load_tracked(folder: str | Path) -> TrackedSequence:
     return tracked
 
 
+def read_segments(rows: Any) -> tuple[Segment, ...]:
+    """Segments of a manifest's [[name, start, stop], …]; ValueError unless they lie one behind the other from frame 0 on."""
+    segments = tuple(Segment(plain_name(name, "sequence"), int(start), int(stop)) for name, start, stop in rows)
+    ends = [0, *(s.stop for s in segments)]
+    if any(s.start != before or s.stop <= s.start for s, before in zip(segments, ends, strict=False)) or len({s.name for s in segments}) < len(segments):
+        raise ValueError(f"the sequences {rows} do not lie one behind the other")
+    return segments
+
+
 def _save_npz(path: Path, **arrays: np.ndarray) -> None:
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)
-
-
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {k: file[k] for k in file.files}
-    except FileNotFoundError:
-        raise AvatarError(f"{path} is missing. Track the capture again.") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise AvatarError(f"{path} is damaged ({error}). Delete it and track the capture again.") from None
 
 
 def _read(path: Path, mode: int) -> np.ndarray:

@@ -7,14 +7,13 @@ Nothing in an archive is ever unpickled.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from avatars.drive.codes import ARKIT_NAMES, Codes, arkit_name, constant_rate
 from avatars.errors import UserError
-from avatars.files import atomic_path, read_json
+from avatars.files import atomic_path, read_arrays, read_json
 
 SUFFIXES = (".npz",)
 FPS = 30.0
@@ -25,11 +24,7 @@ JOINT_NAMES = ("neck", "head", "jaw", "eye_left", "eye_right")
 
 def read(path: Path) -> Codes:
     """Read an archive; UserError says which array is missing or has the wrong shape."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {k: archive[k] for k in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"codes: {path} cannot be read ({error}). It may be cut off or hold pickled objects: write it again.") from None
+    arrays = read_arrays(path, "codes", "Write it again.")
     key = next((k for k in _WEIGHTS if k in arrays), None)
     if key is None:
         raise UserError(f"codes: {path} holds {', '.join(arrays) or 'nothing'}; expected weights under one of {', '.join(_WEIGHTS)}.")

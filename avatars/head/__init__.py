@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from avatars.errors import UserError
+from avatars.files import read_arrays
 from avatars.head.model import ARKIT, JOINTS, REGIONS, SKIN, HeadModel, Landmarks, ShapedHead
-from avatars.head.storage import FORMAT, head_from_arrays, read_arrays, save_head
+from avatars.head.storage import FORMAT, head_from_arrays, save_head
 
 __all__ = ["ARKIT", "JOINTS", "REGIONS", "SKIN", "HeadModel", "Landmarks", "ShapedHead", "load_head", "save_head"]
 
@@ -40,7 +41,7 @@ def _load(path: Path) -> HeadModel:
         path = found[0]
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise UserError(flame.how_to_convert(path))
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, "head", "Copy it again from its source.")
     if "format" in arrays and str(arrays["format"]) == FORMAT:
         return head_from_arrays(arrays, path)
     for kind in (ict, flame):

@@ -6,8 +6,6 @@ run of vertex ids and their offsets. Everything is in metres with the axes of `a
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,21 +18,6 @@ from avatars.head.model import Closures, HeadModel, Landmarks
 
 FORMAT = "avatars-head"
 VERSION = 1
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz; UserError when the file is absent, cut short, not an npz, or holds pickled objects."""
-    if not path.exists():
-        raise UserError(f"The head {path} does not exist.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error).lower():
-            reason = "it holds pickled objects, which are never loaded"
-        else:
-            reason = f"it is damaged or not an npz file ({error})"
-        raise UserError(f"The head {path} cannot be read: {reason}. Copy it again from its source.") from None
 
 
 def require(arrays: dict[str, np.ndarray], keys: tuple[str, ...], path: Path) -> None:

@@ -7,10 +7,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from avatars.errors import AvatarError, CaptureError, ConfigError, UserError
-from avatars.files import atomic_path, content_hash, read_json, write_json
+from avatars.files import atomic_path, content_hash, plain_name, read_arrays, read_json, write_json
 
 
 def test_file_appears_only_when_finished(tmp_path: Path) -> None:
@@ -87,6 +88,36 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
         (tmp_path / "x.json").write_bytes(content)
         with pytest.raises(AvatarError, match="x.json is damaged.*make it again"):
             read_json(tmp_path / "x.json")
+
+
+def test_every_damage_to_an_archive_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, x=np.arange(50.0), names=np.array(["a", "b"]))
+    assert read_arrays(path)["names"].tolist() == ["a", "b"]
+    whole = path.read_bytes()
+    found = 0
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :])
+        try:
+            read_arrays(path, "codes", "Write it again.")
+        except AvatarError as error:
+            found += 1
+            assert str(error).startswith(f"codes: {path} is damaged") and str(error).endswith("Write it again.")
+    assert found > len(whole) / 2
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    (tmp_path / "b.npy").rename(path)
+    with pytest.raises(AvatarError, match="no npz archive"):
+        read_arrays(path)
+    np.savez(path, x=np.array([{}], dtype=object))
+    with pytest.raises(AvatarError, match="pickled objects, which are never loaded"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\0", 3])
+def test_plain_names(name: object) -> None:
+    assert plain_name("EXP-1 a.b", "sequence") == "EXP-1 a.b"
+    with pytest.raises(ValueError, match="sequence .* cannot be the name of a file"):
+        plain_name(name, "sequence")
 
 
 def test_hash_depends_on_content_and_its_division(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_damaged_arrays_are_named(tmp_path: Path, name: str) -> None:
         with pytest.raises(AvatarError, match=f"{name}.npz is damaged"):
             load_tracked(tmp_path)
     path.unlink()
-    with pytest.raises(AvatarError, match=f"{name}.npz is missing"):
+    with pytest.raises(AvatarError, match=f"{name}.npz does not exist. Delete .* track the capture again"):
         load_tracked(tmp_path)
 
 
@@ -110,6 +110,11 @@ def test_damaged_arrays_are_named(tmp_path: Path, name: str) -> None:
     ({"fps": "fast"}, "damaged"),
     ({"segments": [["A", 0, 9]]}, "9 frames in manifest.json, 5 codes"),
     ({"cameras": ["only"]}, "damaged"),
+    ({"cameras": ["left", "../right"]}, "cannot be the name of a file"),
+    ({"segments": [["../A", 0, 2], ["B", 2, 5]]}, "cannot be the name of a file"),
+    ({"segments": [["A", 0, 3], ["B", 2, 5]]}, "do not lie one behind the other"),
+    ({"segments": [["A", 0, 2], ["A", 2, 5]]}, "do not lie one behind the other"),
+    ({"head": "default"}, "damaged"),
 ])  # fmt: skip
 def test_wrong_manifests(tmp_path: Path, change: dict, message: str) -> None:
     save_tracked(tracked(tmp_path))

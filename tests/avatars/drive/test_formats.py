@@ -223,7 +223,7 @@ def test_codes_of_a_tracked_folder_take_the_names_of_its_manifest(tmp_path: Path
         ({"weights": np.zeros((3, 7))}, "no names are given"),
         ({"weights": np.zeros((3, 7)), "names": np.array(["jawOpen"])}, "expected \\[T, 1\\]"),
         ({"weights": np.full((3, 52), np.nan)}, "frame 0"),
-        ({"weights": np.array([{}], dtype=object)}, "cannot be read"),
+        ({"weights": np.array([{}], dtype=object)}, "holds pickled objects"),
         ({"weights": np.zeros((3, 52)), "joints": np.zeros((2, 5, 3))}, "neck must be"),
     ],
 )
@@ -236,7 +236,7 @@ def test_bad_npz(tmp_path: Path, arrays: dict, message: str) -> None:
 def test_truncated_npz_and_wrong_paths(tmp_path: Path) -> None:
     save_codes(tmp_path / "a.npz", clip())
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:200])
-    for path, message in (("cut.npz", "cannot be read"), ("none.csv", "no such file"), ("take.fbx", "do not know how to read '.fbx'")):
+    for path, message in (("cut.npz", "is damaged"), ("none.csv", "no such file"), ("take.fbx", "do not know how to read '.fbx'")):
         with pytest.raises(UserError, match=message):
             open_driver(tmp_path / path)
     with pytest.raises(UserError, match="write '.bvh'"):
