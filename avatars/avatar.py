@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
-import zipfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -28,14 +29,15 @@ from torch import Tensor
 from avatars import deform
 from avatars.config import from_dict
 from avatars.errors import AvatarError, ConfigError, UserError
-from avatars.files import atomic_path, content_hash, read_json, write_json
+from avatars.files import atomic_path, content_hash, read_arrays, read_json, write_json
 from avatars.gaussians import CanonicalGaussians
 from avatars.head import HeadModel, ShapedHead, load_head, save_head
-from avatars.sequence import Segment
+from avatars.sequence import Segment, read_segments
 from avatars.types import Cameras, Gaussians, HeadPose, Identity, Image
 from cuda_ext import ops
 
 KIND, VERSION = "avatars.avatar", 1
+_STAGING = ".saving-"
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,10 @@ def identity_color(like: Tensor) -> Tensor:
 
 
 def save_avatar(avatar: Avatar, folder: Path) -> None:
-    """Write `avatar` into `folder`, file by file, each atomically; the manifest comes last, so its presence means done."""
+    """Write `avatar` into `folder`; what lies there is replaced only when everything new is on the disk.
+
+    The manifest comes last, so its presence means done.
+    """
     a = avatar.to("cpu")
     tensors = {f"gaussians.{k}": v for k, v in a.gaussians.tensors().items()}
     tensors |= {f"deformation.{k}": v for k, v in a.parameters.items()}
@@ -165,19 +170,36 @@ def save_avatar(avatar: Avatar, folder: Path) -> None:
     line = a.timeline
     tensors |= {"cameras.Ks": line.cameras.Ks, "cameras.viewmats": line.cameras.viewmats}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)  # until the last file is written this is no avatar
-    write_tensors(folder / "avatar.safetensors", tensors)
-    with atomic_path(folder / "sequences.npz") as temporary:
+    for left in folder.glob(f"{_STAGING}*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    new = folder / f"{_STAGING}{uuid.uuid4().hex[:8]}"
+    try:
+        _write_files(avatar, a, tensors, folder, new)
+        (folder / "manifest.json").unlink(missing_ok=True)  # until the last file is in its place this is no avatar
+        if not (new / "head.npz").exists():
+            (folder / "head.npz").unlink(missing_ok=True)
+        for path in sorted((p for p in new.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json"):
+            target = folder / path.relative_to(new)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_files(avatar: Avatar, a: Avatar, tensors: Mapping[str, Tensor], folder: Path, new: Path) -> None:
+    """All files of `avatar` (`a`: the same on the CPU) into `new`; sound that lies in `folder` already stays there."""
+    line = a.timeline
+    write_tensors(new / "avatar.safetensors", tensors)
+    with atomic_path(new / "sequences.npz") as temporary:
         np.savez(temporary, **{f.name: getattr(line.codes, f.name).detach().numpy() for f in fields(HeadPose)})
     if a.head.name != "default" or a.head.content_hash() != load_head().content_hash():  # or an older default
-        save_head(a.head, folder / "head.npz")
+        save_head(a.head, new / "head.npz")
     for segment in line.segments:
         source = _sound(avatar, segment.name)
-        target = folder / "audio" / f"{segment.name}.wav"
-        if source is not None and source != target:
-            with atomic_path(target) as temporary:
+        if source is not None and source != folder / "audio" / f"{segment.name}.wav":
+            with atomic_path(new / "audio" / f"{segment.name}.wav") as temporary:
                 shutil.copyfile(source, temporary)
-    write_json(folder / "manifest.json", {
+    write_json(new / "manifest.json", {
         "kind": KIND, "version": VERSION, "units": "metres", "axes": "y up, z forward, x the subject's left; cameras OpenCV",
         "quaternions": "wxyz", "color_space": "sRGB, spherical harmonics + 0.5", "licence": "the licence of the capture applies",
         "gaussians": len(a.gaussians), "deformation": a.deformation, "settings": asdict(a.settings),
@@ -185,7 +207,7 @@ def save_avatar(avatar: Avatar, folder: Path) -> None:
         "fps": line.fps, "segments": [[s.name, s.start, s.stop] for s in line.segments], "tracked": line.tracked,
         "cameras": list(line.cameras.names), "width": line.cameras.width, "height": line.cameras.height,
         "held_out_cameras": list(line.held_out_cameras), "held_out_sequences": list(line.held_out_sequences),
-        "provenance": dict(a.provenance), "content_hash": content_hash(folder / "avatar.safetensors"),
+        "provenance": dict(a.provenance), "content_hash": content_hash(new / "avatar.safetensors"),
     })  # fmt: skip
 
 
@@ -204,16 +226,18 @@ def load_avatar(folder: str | Path) -> Avatar:
         if m["content_hash"] != content_hash(folder / "avatar.safetensors"):
             raise ValueError("avatar.safetensors is not the file that manifest.json was written for")
         head = _head_of(folder, m["head"])
-        with np.load(folder / "sequences.npz", allow_pickle=False) as file:
-            codes = HeadPose(*(torch.from_numpy(file[f.name]) for f in fields(HeadPose)))
+        arrays = read_arrays(folder / "sequences.npz", "avatar", "Train the avatar again, or copy the folder again.")
+        codes = HeadPose(*(torch.from_numpy(arrays[f.name]) for f in fields(HeadPose)))
         cameras = Cameras(tuple(m["cameras"]), tensors["cameras.Ks"], tensors["cameras.viewmats"], m["width"], m["height"])
         gaussians = CanonicalGaussians(**_under(tensors, "gaussians."))
         if len(gaussians) and int(gaussians.face_ids.max()) >= head.F:
             raise ValueError(f"Gaussians are bound to triangle {int(gaussians.face_ids.max())} of a head with {head.F}")
         timeline = Timeline(
-            codes, tuple(Segment(*s) for s in m["segments"]), float(m["fps"]), cameras, m["tracked"],
+            codes, read_segments(m["segments"]), float(m["fps"]), cameras, m["tracked"],
             tuple(m["held_out_cameras"]), tuple(m["held_out_sequences"]),
         )  # fmt: skip
+        if timeline.segments and timeline.segments[-1].stop != len(codes):
+            raise ValueError(f"sequences.npz has {len(codes)} frames, manifest.json {timeline.segments[-1].stop}")
         identity = Identity(tensors["identity.coefficients"], tensors.get("identity.offsets"), float(tensors["identity.scale"]))
         deform.find(m["deformation"])
         settings = from_dict(deform.DeformSettings, m["settings"], "settings")
@@ -226,8 +250,9 @@ def load_avatar(folder: str | Path) -> Avatar:
         )
     except AvatarError:
         raise
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, ConfigError) as error:
-        raise AvatarError(f"{folder} is damaged: {error}. Train the avatar again, or copy the folder again.") from None
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise AvatarError(f"{folder} is damaged: {reason}. Train the avatar again, or copy the folder again.") from None
 
 
 def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
@@ -268,7 +293,9 @@ def _head_of(folder: Path, wanted: Mapping[str, str]) -> HeadModel:
         head = load_head(own if own.exists() else None)
     except UserError as error:
         raise AvatarError(f"{folder}: its head cannot be read. {error}") from None
-    if not own.exists() and head.content_hash() != wanted["hash"]:
+    if own.exists() and head.content_hash() != wanted["hash"]:
+        raise AvatarError(f"{own} is not the head that the avatar was trained with. Copy the folder again, or train again.")
+    if head.content_hash() != wanted["hash"]:
         raise AvatarError(
             f"{folder} was trained with another version of the default head ({wanted['hash']}, this program has "
             f"{head.content_hash()}). Track and train again."

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,6 +139,40 @@ def test_full_disk_is_named_and_loses_nothing(trained: Path, tmp_path: Path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_a_full_disk_leaves_the_avatar_that_was_there(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    folder = tmp_path / "avatar"
+    shutil.copytree(trained, folder)
+    before = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    avatar = load_avatar(folder)
+
+    def full(*_args, **_options) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)  # after the tensors, before the manifest
+    with pytest.raises(UserError, match=r"disk is full.*sequences\.npz"):
+        replace(avatar, provenance={"other": 1}).save(folder)
+    assert {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    monkeypatch.undo()
+    (folder / ".saving-of-a-kill").mkdir()
+    replace(avatar, provenance={"other": 1}).save(folder)
+    assert load_avatar(folder).provenance == {"other": 1} and not list(folder.glob(".saving*"))
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "", ".."])
+def test_names_that_lead_out_of_the_folder_are_refused(trained: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    folder = tmp_path / "avatar"
+    shutil.copytree(trained, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["segments"][0][0] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AvatarError, match="cannot be the name of a file"):
+        load_avatar(folder)
+
+
 @pytest.mark.parametrize("name", deform.names())
 def test_every_deformation_trains(tiny_tracked: TrackedSequence, tmp_path: Path, name: str) -> None:
     events = list(train(tiny_tracked, replace(SHORT, steps=3, deformation=name), tmp_path / name))
@@ -226,13 +261,15 @@ def _damage(folder: Path, what: str) -> None:
         (folder / "avatar.safetensors").write_bytes(content[:-100])
     elif what == "json":
         (folder / "manifest.json").write_text("{")
+    elif what == "head":
+        np.savez(folder / "head.npz", a=np.zeros(3))
     elif what == "codes":
         (folder / "sequences.npz").write_bytes(b"PK")
     elif what == "unfinished":
         (folder / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize("what", ["version", "key", "deformation", "mixed", "missing", "cut", "json", "codes", "unfinished"])
+@pytest.mark.parametrize("what", ["version", "key", "deformation", "mixed", "missing", "cut", "json", "codes", "head", "unfinished"])
 def test_damaged_folder_is_one_clear_error(trained: Path, tmp_path: Path, what: str) -> None:
     import shutil
 
