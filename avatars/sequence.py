@@ -198,6 +198,6 @@ def _read(path: Path, mode: int) -> np.ndarray:
 
     picture = cv2.imread(str(path), mode)
     if picture is None:
-        state = "is damaged" if path.exists() else "does not exist"
-        raise AvatarError(f"{path} {state}. Run the tracking again: it decodes only the frames that are missing.")
+        state = "is damaged. Delete it and run" if path.exists() else "does not exist. Run"
+        raise AvatarError(f"{path} {state} the tracking again (`avatars track`): it decodes only the clips in which frames are missing.")
     return picture

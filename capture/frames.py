@@ -11,6 +11,7 @@ any moment loses at most the clips in progress, and a second run makes only what
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -172,7 +173,8 @@ def _stamp(path: Path) -> str:
 def _is_done(clip: Path, key: str) -> bool:
     try:
         marker = read_json(clip / "done.json")
-        return marker["key"] == key and all((clip / f"{marker['frames'] - 1:05d}{s}").exists() for s in (".jpg", ".png"))
+        there = {entry.name for entry in os.scandir(clip) if entry.stat().st_size}
+        return marker["key"] == key and all(f"{t:05d}{s}" in there for t in range(marker["frames"]) for s in (".jpg", ".png"))
     except (AvatarError, KeyError, TypeError, ValueError):
         return False  # absent or half-written: the clip is made again
 
@@ -188,5 +190,5 @@ def _write_frame(folder: Path, index: int, picture: np.ndarray, alpha: np.ndarra
 def _read(path: Path, mode: int) -> np.ndarray:
     picture = cv2.imread(str(path), mode)
     if picture is None:
-        raise CaptureError(f"{path} {'is damaged' if path.exists() else 'does not exist'}. Prepare the frames again: only what is missing is decoded.")
+        raise CaptureError(f"{path} {'is damaged. Delete it and prepare' if path.exists() else 'does not exist. Prepare'} the frames again: only what is missing is decoded.")
     return picture

@@ -154,7 +154,8 @@ def _check_files(capture: Capture) -> list[Finding]:
 
 def _finding(where: str, error: UserError) -> Finding:
     """An exception's message split into what and remedy; the path is in `where` already."""
-    what, _, remedy = str(error).removeprefix(where).strip(" :").partition(". ")
+    text = str(error)
+    what, _, remedy = (text if text.startswith(f"{where}/") else text.removeprefix(where)).strip(" :").partition(". ")
     return Finding("error", where, what.rstrip(".") + ".", remedy)
 
 

@@ -59,6 +59,11 @@ def test_second_run_repeats_nothing_and_makes_what_is_missing(studio: Callable[.
     (out / "A" / ".220002.0123abcd.tmp").mkdir()  # what a kill leaves
     prepare_frames(capture, out)
     assert decoded == ["220001", "220002"] and not list((out / "A").glob(".*"))
+    decoded.clear()
+    (out / "A" / "220000" / "00001.jpg").unlink()  # in the middle of a clip
+    (out / "A" / "220002" / "00000.png").write_bytes(b"")
+    prepare_frames(capture, out)
+    assert sorted(set(decoded)) == ["220000", "220002"] and (out / "A" / "220000" / "00001.jpg").exists()
     video = capture.sources("A", "220003")[0]
     video.write_bytes(video.read_bytes())  # filmed again
     prepare_frames(capture, out, correct_color=False)
