@@ -49,7 +49,8 @@ def measure(name: str, size: str, threads: int, run: Callable[[], object], secon
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        run(), run()
+        run()
+        run()
         cpu, wall, end = [], [], time.monotonic() + seconds
         while len(wall) < 5 or time.monotonic() < end:
             c, w = time.process_time(), time.perf_counter()
@@ -80,8 +81,9 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 def _splat_gradients(scene: Scene, upstream: Tensor) -> tuple[Tensor, list[Tensor]]:
-    leaves = [t.clone().requires_grad_() for t in scene.tensors[:5]]
-    color = ops.splat(*leaves, *scene.tensors[5:], scene.width, scene.height, depth=False).color
+    scene = scene.leaves()
+    leaves = scene.tensors[:5]
+    color = ops.splat(*scene.tensors, scene.width, scene.height, depth=False).color
     color.backward(upstream.to(color.dtype))
     return color.detach(), [t.grad for t in leaves if t.grad is not None]
 
@@ -126,8 +128,8 @@ def gate() -> dict[str, float | bool]:
 
 def splat_rows(n: int, size: int, threads: int, seconds: float, compare: bool) -> list[Row]:
     """Forward, and forward with backward."""
-    scene = head_scene(n, size, size)
-    leaves = [t.requires_grad_() for t in scene.tensors[:5]]
+    scene = head_scene(n, size, size).leaves()
+    leaves = scene.tensors[:5]
     upstream = torch.rand(1, size, size, 3)
 
     def forward() -> None:
@@ -135,7 +137,7 @@ def splat_rows(n: int, size: int, threads: int, seconds: float, compare: bool) -
             ops.splat(*scene.tensors, size, size, depth=False)
 
     def both() -> None:
-        ops.splat(*leaves, *scene.tensors[5:], size, size, depth=False).color.backward(upstream)
+        ops.splat(*scene.tensors, size, size, depth=False).color.backward(upstream)
         for leaf in leaves:
             leaf.grad = None
 

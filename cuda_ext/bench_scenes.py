@@ -26,9 +26,14 @@ class Scene:
     height: int
 
     @property
-    def tensors(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """In the order of the operators' arguments."""
         return self.means, self.quats, self.scales, self.opacities, self.sh, self.viewmats, self.Ks
+
+    def leaves(self) -> Scene:
+        """A copy whose Gaussians ask for gradients."""
+        names = ("means", "quats", "scales", "opacities", "sh")
+        return replace(self, **{k: getattr(self, k).clone().requires_grad_() for k in names})
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Scene:
         """The same in another dtype or on another device."""

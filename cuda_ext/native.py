@@ -14,7 +14,8 @@ from cuda_ext import abi, library
 from cuda_ext.capacity import reservation
 
 if TYPE_CHECKING:
-    from cuda_ext.ops import Adam, SplatStatistics
+    from cuda_ext.adam import Adam
+    from cuda_ext.ops import SplatStatistics
 
 
 def pick(function: str, *tensors: Tensor):

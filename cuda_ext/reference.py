@@ -168,8 +168,7 @@ def rasterize(
     """
     C, N = depths.shape
     dtype, device = means2d.dtype, means2d.device
-    if backgrounds is None:
-        backgrounds = torch.zeros(C, 3, dtype=dtype, device=device)
+    behind = torch.zeros(C, 3, dtype=dtype, device=device) if backgrounds is None else backgrounds
     contributions = torch.zeros(N, dtype=dtype, device=device)
     images, margins = [], []
     for camera in range(C):
@@ -201,7 +200,7 @@ def rasterize(
                 values = torch.cat([colors[camera, ids], depths[camera, ids, None]], -1)
                 summed = weight.T @ values  # [pixels, 4]
                 remaining = through[-1][:, None]
-                color = summed[:, :3] + remaining * backgrounds[camera]
+                color = summed[:, :3] + remaining * behind[camera]
                 opaque = 1 - remaining
                 depth = summed[:, 3:] / opaque.clamp_min(DEPTH_ALPHA_MIN)
                 row.append(torch.cat([color, opaque, depth], -1).reshape(h, w, 5))

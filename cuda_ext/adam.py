@@ -1,0 +1,113 @@
+"""A fused Adam: all tensors of a step in one native call, with two rates per tensor, rows, and factored gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from cuda_ext import native, reference
+
+
+class Adam:
+    """Fused Adam over several tensors (Kingma & Ba 2015), one native call a step.
+
+    `lrs` are attributes to change freely between steps; `tails` (name → learning rate) gives the columns of a tensor after its
+    first `heads[name]` (counted in the flattened trailing dimensions) another rate, e.g. SH above degree 0. `state` tensors are
+    plain and can be indexed, concatenated and saved: see `rows`. With `capturable` (CUDA) the steps are counted on the device, so that
+    a captured graph corrects the moments of each replay by the right step; learning rates are then those of the capture.
+    Tensors named in `factored` must only be used as the basis of `blend`: their gradient is an outer product, which on the CPU is then
+    never written out (their `.grad` stays None).
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        lrs: dict[str, float],
+        *,
+        heads: dict[str, int] | None = None,
+        tails: dict[str, float] | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-15,
+        capturable: bool = False,
+        factored: Collection[str] = (),
+    ) -> None:
+        if unknown := (set(params) ^ set(lrs)) | (set(tails or {}) ^ set(heads or {})):
+            raise ValueError(f"Adam: params and lrs, heads and tails must name the same tensors; odd: {sorted(unknown)}")
+        for name, param in params.items():
+            if not param.is_contiguous():
+                raise ValueError(f"Adam: {name} {tuple(param.shape)} must be contiguous")
+        self.params = dict(params)
+        self.lrs, self.heads, self.tails = dict(lrs), dict(heads or {}), dict(tails or {})
+        self.betas, self.eps, self.step_count = betas, eps, 0
+        self.device_step: Tensor | None = None
+        if capturable:
+            device = next(iter(params.values())).device
+            if device.type != "cuda":
+                raise ValueError(f"Adam: capturable needs CUDA tensors, got {device}")
+            self.device_step = torch.zeros((), device=device)
+        self.factored = frozenset(factored)
+        for name in self.factored:
+            setattr(self.params[name], native.FACTORS, [])
+        self.m = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
+        self.v = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
+
+    @torch.no_grad()
+    def step(self, rows: Tensor | None = None) -> None:
+        """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor."""
+        self.step_count += 1
+        if self.device_step is not None:
+            self.device_step += 1
+        for name in self.factored:
+            native.settle_factors(self.params[name], whole=rows is not None)
+        moving = {k: p for k, p in self.params.items() if p.grad is not None or getattr(p, native.FACTORS, None)}
+        library = native.pick("av_adam", *moving.values()) if moving else None
+        if library is not None:
+            native.adam(library, self, moving, rows)
+            return
+        index = slice(None) if rows is None else rows
+        for name, param in moving.items():
+            assert param.grad is not None
+            p, m, v = param[index], self.m[name][index], self.v[name][index]
+            reference.adam(p, param.grad[index], m, v, self._rates(name, p), self.step_count, *self.betas, self.eps)
+            if rows is not None:
+                param[index], self.m[name][index], self.v[name][index] = p, m, v
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for param in self.params.values():
+            param.grad = None
+        for name in self.factored:
+            getattr(self.params[name], native.FACTORS).clear()
+
+    def replace(self, name: str, param: Tensor, m: Tensor, v: Tensor) -> None:
+        """Put a resized tensor and its moments in place of `name` (densification, pruning)."""
+        if not param.shape == m.shape == v.shape:
+            raise ValueError(f"Adam: {name} {tuple(param.shape)} with moments {tuple(m.shape)}, {tuple(v.shape)}")
+        self.params[name], self.m[name], self.v[name] = param, m.contiguous(), v.contiguous()
+        if name in self.factored:
+            setattr(param, native.FACTORS, [])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The moments and the step count as plain tensors."""
+        state = {f"m.{k}": t for k, t in self.m.items()} | {f"v.{k}": t for k, t in self.v.items()}
+        steps = self.step_count if self.device_step is None else int(self.device_step)  # replays do not pass through here
+        return state | {"step": torch.tensor(steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the moments and the step count of `state_dict`."""
+        for name, param in self.params.items():
+            m, v = state[f"m.{name}"], state[f"v.{name}"]
+            self.replace(name, param, m.to(param).clone(), v.to(param).clone())
+        self.step_count = int(state["step"])
+        if self.device_step is not None:
+            self.device_step.fill_(self.step_count)
+
+    def _rates(self, name: str, param: Tensor) -> Tensor | float:
+        if name not in self.tails:
+            return self.lrs[name]
+        columns = param[0].numel() if len(param) else 0
+        rates = torch.full((columns,), self.tails[name], dtype=param.dtype, device=param.device)
+        rates[: self.heads[name]] = self.lrs[name]
+        return rates.reshape(param.shape[1:])
