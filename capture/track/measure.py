@@ -12,9 +12,9 @@ from avatars.head import SKIN, HeadModel
 from avatars.sequence import TrackedSequence
 from avatars.types import Cameras
 from capture.track.config import TrackConfig
+from capture.track.first import observe
 from capture.track.marks import landmark_rig, residuals, seen_weights
 from capture.track.points import settle
-from capture.track.refine import observe
 from capture.track.state import Fit, Footage
 from capture.track.surface import closest_points
 from capture.track.warp import see_mesh

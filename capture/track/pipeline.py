@@ -33,8 +33,9 @@ from capture.formats import Capture, open_capture
 from capture.frames import FrameStore, prepare_frames
 from capture.landmarks import COUNT, FaceLandmarks, cached_landmarks, detect_landmarks
 from capture.track.config import TrackConfig
+from capture.track.first import first_fit
 from capture.track.measure import measure, mesh_error
-from capture.track.refine import first_fit, refine_motion, refine_shape
+from capture.track.refine import refine_motion, refine_shape
 from capture.track.sheet import write_sheet
 from capture.track.state import Fit, Footage
 

@@ -1,4 +1,4 @@
-"""The stages of tracking, from landmarks to dense correspondence. Each takes the fit so far and returns a better one."""
+"""The stages of tracking that look at pictures: the neutral surface, and the motion of the skin. Each returns a part of a better fit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from avatars.errors import CaptureError
 from avatars.head import HeadModel
 from avatars.progress import Progress
-from avatars.transforms import matrix_to_axis_angle
 from avatars.types import Cameras, HeadPose, Identity
-from capture.formats import Capture
-from capture.track import single
-from capture.track.config import LandmarkStage, TrackConfig
-from capture.track.energies import Quadratic, Quadratic3, pull_back, rays, reprojection
+from capture.track.config import TrackConfig
+from capture.track.energies import Quadratic, Quadratic3, pull_back, reprojection
+from capture.track.first import observe
 from capture.track.fit import Term, fit_identity, fit_poses
 from capture.track.marks import (
     LIP_PAIRS,
-    LandmarkRig,
-    Observations,
     landmark_rig,
     landmark_term,
     seen_weights,
@@ -30,141 +25,14 @@ from capture.track.motion import Correspondences, correspond, followed_vertices
 from capture.track.parts import carry_parts, tuck_teeth
 from capture.track.points import Linearised, settle, vertex_head
 from capture.track.priors import smoothness
-from capture.track.reference import calmest_frame
 from capture.track.shape import SurfaceEvidence, bend_to, surface_evidence
 from capture.track.silhouette import merged, silhouette_evidence
 from capture.track.state import Fit, Footage
-from capture.track.triangulate import place_head, triangulate
 from capture.track.warp import even_out
 
 _CLOSED = 3e-3  # metres between the inner edges of closed lips, at most
 _HOLD = 0.1  # weight with which a vertex that no outline concerns stays
 _STIFFNESS = {"scalp": 3.0, "torso": 6.0, "neck": 2.0, "ears": 2.0}
-
-
-def observe(rig: LandmarkRig, footage: Footage, cameras: Cameras, config: TrackConfig) -> Observations:
-    """The detector's points as rays, weighted by how well its passes agreed, relative to the size of the face."""
-    ids = rig.ids.numpy()
-    points = torch.from_numpy(footage.points[:, :, ids])
-    spread = torch.from_numpy(footage.spread[:, :, ids])
-    seen = torch.isfinite(points[..., 0])
-    face = torch.nan_to_num(points).amax((2, 3)) - torch.where(seen[..., None], points, torch.inf).amin((2, 3))
-    tolerance = (0.015 * face.clamp_min(1.0))[..., None]
-    weights = torch.where(seen, 1 / (1 + (spread / tolerance) ** 2), torch.zeros(()))
-    skipped = [cameras.names.index(n) for n in config.skip_cameras if n in cameras.names]
-    weights[:, skipped] = 0
-    return Observations(cameras, rays(torch.nan_to_num(points), cameras), torch.nan_to_num(weights))
-
-
-def first_fit(capture: Capture, head: HeadModel, footage: Footage, config: TrackConfig, progress: Progress) -> Fit:
-    """Cameras, identity and poses from the landmarks alone."""
-    rig = landmark_rig(settle(head, head.mean_identity()))
-    reference = calmest_frame(footage, config.reference, alone=len(capture.camera_names) == 1)
-    if len(capture.camera_names) > 1:
-        assert capture.cameras is not None
-        return _fit_many(head, rig, capture.cameras.to(dtype=torch.float32), capture, footage, config, reference, progress)
-    return _fit_one(head, rig, capture, footage, config, reference, progress)
-
-
-def _fit_many(head, rig: LandmarkRig, cameras: Cameras, capture: Capture, footage: Footage, config: TrackConfig, reference: int, progress: Progress) -> Fit:
-    observations = observe(rig, footage, cameras, config)
-    T = len(observations.rays)
-    near = torch.arange(max(reference - 2, 0), min(reference + 3, T))
-    some = observations[near]
-    points, _, trust = triangulate(some.rays, some.weights * rig.reliability, cameras)
-    at = int((near == reference).nonzero()[0, 0])
-    if int((trust[at] > 1).sum()) < 20:
-        raise CaptureError(
-            f"{capture.path}: in frame {reference} of the timeline, fewer than two cameras agree on where the face is. Either the calibration is wrong "
-            "(`avatars check` shows how), or the face is out of the picture: choose another reference frame with --settings.reference SEQUENCE:FRAME."
-        )
-    scale, R, t = place_head(rig.points.template, points[at], trust[at])
-    if not 0.5 < float(scale) < 2.0:
-        raise CaptureError(
-            f"{capture.path}: the face is {float(scale):.3g} times as large as a human one. The unit of the calibration is not metres: "
-            f"divide the translations of world_2_cam by {float(scale):.0f}." if float(scale) > 1 else
-            f"{capture.path}: the face is {float(scale):.3g} times as large as a human one. The unit of the calibration is not metres: "
-            f"multiply the translations of world_2_cam by {1 / float(scale):.0f}."
-        )
-    still = head.neutral(T)
-    pose = HeadPose(still.expression, still.joints, matrix_to_axis_angle(R).expand(T, 3).clone(), t.expand(T, 3).clone())
-    identity = Identity(head.mean_identity().coefficients, None, float(scale))
-    identity, pose = _alternate(head, rig, identity, pose, observations, footage, config, reference, capture.fps, True, progress)
-    return Fit(cameras, identity, pose, reference)
-
-
-def _fit_one(head, rig: LandmarkRig, capture: Capture, footage: Footage, config: TrackConfig, reference: int, progress: Progress) -> Fit:
-    width, height = capture.image_size
-    name = capture.camera_names[0]
-    known = None if capture.cameras is None else capture.cameras.to(dtype=torch.float32)
-    pixels = torch.nan_to_num(torch.from_numpy(footage.points[:, 0][:, rig.ids.numpy()]))
-    seen = torch.isfinite(torch.from_numpy(footage.points[:, 0, :1, 0])).float()
-    trusted = rig.reliability * seen
-    some = torch.unique(torch.linspace(0, len(pixels) - 1, 16).long())
-    identity = head.mean_identity()
-    start = head.neutral(len(pixels))
-
-    def placed(cameras: Cameras, frames: Tensor) -> HeadPose:
-        rotations, positions = single.place_by_perspective(rig.points.template, pixels[frames], trusted[frames], cameras)
-        return replace(start[frames], rotation=rotations, translation=positions)
-
-    if known is None:
-        def cost(focal: float) -> float:
-            cameras = single.camera_in_front(name, width, height, focal, 0.0)
-            pose, shape = placed(cameras, some), identity
-            observations = observe(rig, footage, cameras, config)[some]
-            for _ in range(3):
-                weights = seen_weights(rig, shape, pose, observations)
-                term = landmark_term(rig, observations, weights, config.landmarks.sigma_mm, 0.0, 3 * config.landmarks.robust_mm)
-                apart = [(i, i + 1) for i in range(len(some))]
-                smooth = smoothness(head, config.smooth, capture.fps, False)
-                pose, history = fit_poses(head, [term], shape, pose, apart, config.priors, smooth, torch.zeros(len(some), dtype=torch.bool), 3)
-                shape = fit_identity(head, [_softer(rig, observations, weights, config.landmarks)], shape, pose, torch.arange(len(some)), config.priors,
-                                     torch.zeros(len(some), dtype=torch.bool), free_scale=False)  # fmt: skip
-            # Errors of meaning are common to all frames and, measured on a real face, prefer a camera that is too close.
-            independent = (config.landmarks.sigma_mm / config.landmarks.identity_sigma_mm) ** 2 / 4
-            return independent * history[-1] + 0.5 * float(shape.coefficients.square().sum())
-
-        focal = single.best_focal(max(width, height), cost)
-        in_camera = placed(single.camera_in_front(name, width, height, focal, 0.0), some).translation
-        cameras = single.camera_in_front(name, width, height, focal, -float(in_camera[:, 2].median()))
-    else:
-        cameras = known
-    pose = placed(cameras, torch.arange(len(pixels)))
-    pose = single.share_with_neck(pose, 0.5, head.joint_names.index("neck"), head.joint_names.index("head"), reference)
-    observations = observe(rig, footage, cameras, config)
-    identity, pose = _alternate(head, rig, identity, pose, observations, footage, config, reference, capture.fps, False, progress)
-    return Fit(cameras, identity, pose, reference)
-
-
-def _softer(rig: LandmarkRig, observations: Observations, weights: Tensor, stage: LandmarkStage) -> Term:
-    """The landmarks as the identity sees them: their errors of meaning do not average out over frames."""
-    return landmark_term(rig, observations, weights, stage.identity_sigma_mm, 0.0, 2 * stage.robust_mm)
-
-
-def _alternate(
-    head, rig: LandmarkRig, identity: Identity, pose: HeadPose, observations: Observations, footage: Footage, config: TrackConfig,
-    reference: int, fps: float, calibrated: bool, progress: Progress,
-) -> tuple[Identity, HeadPose]:  # fmt: skip
-    stage, T = config.landmarks, len(pose)
-    neutral = torch.arange(T) == reference
-    smooth = smoothness(head, config.smooth, fps, calibrated)
-    segments = [(s.start, s.stop) for s in footage.segments]
-    frames = torch.unique(torch.cat([torch.tensor([reference]), torch.linspace(0, T - 1, min(stage.identity_frames, T)).long()]))
-    for i in range(stage.rounds):
-        progress("fitting landmarks", i, stage.rounds, None)
-        weights = seen_weights(rig, identity, pose, observations)
-        term = landmark_term(rig, observations, weights, stage.sigma_mm, stage.pair_sigma_mm, stage.robust_mm * (3 if i == 0 else 1))
-        iterations = stage.iterations if i in (0, stage.rounds - 1) else 2
-        pose, _ = fit_poses(head, [term], identity, pose, segments, config.priors, smooth, neutral, iterations)
-        if i < stage.rounds - 1:
-            for _ in range(2):
-                weights = seen_weights(rig, identity, pose, observations)
-                soft = _softer(rig, observations, weights, stage)
-                identity = fit_identity(head, [soft], identity, pose, frames, config.priors, neutral, free_scale=calibrated)
-                rig = landmark_rig(settle(head, identity))
-    progress("fitting landmarks", stage.rounds, stage.rounds, None)
-    return identity, pose
 
 
 def looked_at(cameras: Cameras, config: TrackConfig) -> list[int]:

@@ -14,10 +14,10 @@ from avatars.head import HeadModel
 from avatars.progress import silent
 from capture.landmarks import IBUG68
 from capture.track.config import LandmarkStage, TrackConfig
+from capture.track.first import first_fit, observe
 from capture.track.marks import landmark_rig
 from capture.track.measure import jitter, measure
 from capture.track.reference import calmest_frame
-from capture.track.refine import first_fit, observe
 from capture.track.triangulate import place_head, triangulate
 
 CONFIG = TrackConfig(landmarks=LandmarkStage(sigma_mm=1.0, identity_sigma_mm=3.0))

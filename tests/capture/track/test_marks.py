@@ -10,11 +10,11 @@ from scene import arc, film, performance
 
 from avatars.head import HeadModel
 from capture.track.config import Priors, Smooth, TrackConfig
+from capture.track.first import observe
 from capture.track.fit import evaluate
 from capture.track.marks import LID_PAIRS, facing, landmark_rig, landmark_term, residuals, seen_weights, without_bias
 from capture.track.points import pack, parameter_count
 from capture.track.priors import frame_priors, rest_precision, smoothness
-from capture.track.refine import observe
 
 CONFIG = TrackConfig()
 
