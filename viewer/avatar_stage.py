@@ -62,6 +62,7 @@ class AvatarStage:
         self._rest = rest_pose(avatar)
         self._track = _Track(line.codes) if line.frame_count else None
         self.status = ""
+        self._adding = threading.Lock()
         self._posed: OrderedDict[tuple[int, float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
         self._range = torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).cpu().numpy() if line.frame_count else None
         self.place = self._find_place()
@@ -123,10 +124,11 @@ class AvatarStage:
         fps = self.timeline.fps if self.timeline is not None else None
         poses, fps = read_take(name, content, self.avatar.head, self._rest, fps)
         poses = poses.to(self.avatar.gaussians.means.device)
-        known = self.timeline.segments if self.timeline is not None else ()
-        title, start = unused_name(name, {s.name for s in known}), known[-1].stop if known else 0
-        self._track = _Track(poses if self._track is None else HeadPose.cat([self._track.codes, poses]))
-        self.timeline = Timeline(fps, (*known, Segment(title, start, start + len(poses))))
+        with self._adding:  # every browser may
+            known = self.timeline.segments if self.timeline is not None else ()
+            title, start = unused_name(name, {s.name for s in known}), known[-1].stop if known else 0
+            self._track = _Track(poses if self._track is None else HeadPose.cat([self._track.codes, poses]))
+            self.timeline = Timeline(fps, (*known, Segment(title, start, start + len(poses))))
         return title
 
     def save_take(self, sequence: str, held: Mapping[str, float], suffix: str) -> bytes:

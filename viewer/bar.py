@@ -185,7 +185,7 @@ class Bar:
                 perform(guest.session, command, guest.actions, self.curve(guest.session))
         except ValueError as error:  # JSON errors too
             return str(error)
-        except RecursionError:
+        except (RecursionError, OverflowError):
             return "not a command"
         return None
 

@@ -134,7 +134,12 @@ class RenderLoop:
             return NEVER
 
     def _draw(self, client: Client) -> None:
-        request = client.take(self.clock())
+        try:
+            request = client.take(self.clock())
+        except Exception:
+            log.exception("a viewer client failed and is dropped")
+            self.remove(client)
+            return
         started = self.clock()
         try:
             picture = self.stage.render(request)

@@ -146,3 +146,29 @@ def test_a_folder_opens_with_its_capture(stage: AvatarStage, stage_folder, tmp_p
     assert np.abs(opened.render(front(stage)).astype(int) - stage.render(front(stage))).max() <= 1
     with pytest.raises(AvatarError):
         open_stage(tmp_path)
+
+
+def test_takes_of_two_browsers_at_once_are_both_kept(stage: AvatarStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    import time
+
+    import viewer.avatar_stage as room
+
+    content = stage.save_take(stage.timeline.segments[0].name, {}, ".npz")
+    fresh = AvatarStage(stage.avatar, None)
+    frames = fresh.timeline.length
+    quick = room._Track
+
+    def slow(codes):
+        time.sleep(0.05)
+        return quick(codes)
+
+    monkeypatch.setattr(room, "_Track", slow)
+    threads = [threading.Thread(target=fresh.add_take, args=("smile.npz", content)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    added = [s for s in fresh.timeline.segments if s.name.startswith("smile")]
+    assert [s.name for s in added] == ["smile", "smile 2", "smile 3"] and added[0].start == frames
+    assert fresh.timeline.length == len(fresh._track.codes) == frames + 3 * len(added[0])

@@ -443,6 +443,9 @@ def test_a_failing_stage_or_client_does_not_stop_the_loop() -> None:
         gone = Wisher(1)
         gone.show = lambda *_: (_ for _ in ()).throw(RuntimeError("closed"))  # type: ignore[method-assign]
         loop.add(gone)
+        wishless = Wisher(1)
+        wishless.take = lambda now: (_ for _ in ()).throw(RuntimeError("no camera yet"))  # type: ignore[method-assign]
+        loop.add(wishless)
         other = Wisher(2)
         loop.add(other)
         assert other.done.wait(5) and len(other.shown) == 2
