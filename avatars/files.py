@@ -17,6 +17,11 @@ from avatars.errors import AvatarError, UserError
 if TYPE_CHECKING:
     import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -48,6 +53,24 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def claimed(folder: str | os.PathLike) -> Iterator[None]:
+    """Work in `folder` (made when absent) as the only process that does; UserError when another one is at it. A kill gives it free."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"Another process is working in {folder}. Wait until it has finished, or choose another --out.") from None
+        except OSError:  # a file system that has no locks
+            pass
+        yield
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

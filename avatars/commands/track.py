@@ -48,6 +48,7 @@ def command() -> type:
             """Track."""
             if self.head is not None and not self.head.exists():
                 raise UserError(f"--head {self.head} does not exist.")
+            from avatars.files import claimed
             from avatars.head import load_head
             from capture.formats import open_capture
             from capture.track import track
@@ -55,7 +56,8 @@ def command() -> type:
             opened = open_capture(self.capture, self.format, self.cameras or None, self.sequences or None)
             out = self.out or Path("out") / opened.name / "tracked"
             head = load_head(self.head) if self.head is not None else None
-            tracked = track(opened, out, head, self.settings, progress=console.progress)
+            with claimed(out):
+                tracked = track(opened, out, head, self.settings, progress=console.progress)
             figures = ", ".join(f"{k} {v:.2f}" for k, v in tracked.quality.items() if isinstance(v, float))
             console.say(f"{out}  {tracked.frame_count} frames, {len(tracked.cameras)} cameras{f', {figures}' if figures else ''}")
             console.say(f"next: avatars train {out}")

@@ -40,12 +40,15 @@ def command() -> type:
         def run(self, console: Console) -> None:
             """Train."""
             from avatars.commands.work import default_out, show_training
+            from avatars.files import claimed
             from avatars.sequence import load_tracked
             from avatars.train import train
 
             existing_folder(self.tracked, "tracked sequence", "avatars track CAPTURE --out TRACKED")
             out = self.out or default_out(self.tracked, "avatar")
-            event = show_training(train(load_tracked(self.tracked), self.settings, out, choose_device(self.device)), console)
+            tracked, device = load_tracked(self.tracked), choose_device(self.device)
+            with claimed(out):
+                event = show_training(train(tracked, self.settings, out, device), console)
             console.say(f"{out}  {event.gaussians} Gaussians, {event.step} steps, {event.psnr:.2f} dB on training pictures")
             console.say(f"next: avatars eval {out}")
 

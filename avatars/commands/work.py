@@ -12,6 +12,7 @@ from avatars.commands import Console
 from avatars.commands.pipeline import Job, Workshop, choose_cameras, choose_sequences
 from avatars.config import load_config
 from avatars.errors import CaptureError
+from avatars.files import claimed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,9 @@ def track(job: Job, console: Console, device: torch.device) -> Mapping[str, Any]
 
     config = load_config(TrackConfig, job.track_config) if job.track_config is not None else TrackConfig()
     head = load_head(job.head) if job.head is not None else None
-    tracked = track_capture(open_capture(job.capture, job.format), job.tracked, head, config, progress=console.progress)
+    capture = open_capture(job.capture, job.format)
+    with claimed(job.tracked):
+        tracked = track_capture(capture, job.tracked, head, config, progress=console.progress)
     return {k: v for k, v in tracked.quality.items() if isinstance(v, int | float)}
 
 
@@ -71,7 +74,8 @@ def train(job: Job, console: Console, device: torch.device) -> Mapping[str, Any]
     if job.minutes > 0:
         config = replace(config, minutes=job.minutes, steps=0)
     config = held_out(config, tracked, job.held_out_cameras, job.held_out_sequences)
-    event = show_training(train_avatar(tracked, config, job.avatar, device), console)
+    with claimed(job.avatar):
+        event = show_training(train_avatar(tracked, config, job.avatar, device), console)
     return {"steps": event.step, "psnr": round(event.psnr, 2), "gaussians": event.gaussians, "training_seconds": round(event.seconds, 1)}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from avatars.errors import AvatarError, CaptureError, ConfigError, UserError
-from avatars.files import atomic_path, content_hash, plain_name, read_arrays, read_json, write_json
+from avatars.files import atomic_path, claimed, content_hash, plain_name, read_arrays, read_json, write_json
 
 
 def test_file_appears_only_when_finished(tmp_path: Path) -> None:
@@ -79,6 +79,16 @@ def test_json_there_and_back(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"a": float("nan")})
     assert read_json(tmp_path / "x.json") == value
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out"), claimed(tmp_path / "other"):
+        with pytest.raises(UserError, match="Another process is working in .*out. Wait .*--out"), claimed(tmp_path / "out"):
+            raise AssertionError("entered")
+    with pytest.raises(KeyError), claimed(tmp_path / "out"):
+        raise KeyError
+    with claimed(tmp_path / "out"):  # given free by the failure
+        pass
 
 
 def test_damaged_json_is_named(tmp_path: Path) -> None:
