@@ -98,8 +98,11 @@ def read_path(path: Path, subject: Subject) -> tuple[Cameras, float]:
     try:
         width = int(content["render_width" if theirs else "width"])
         height = int(content["render_height" if theirs else "height"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"camera path {path} must say width and height in pixels.") from None
+        fps = float(content.get("fps", 24))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"camera path {path} must say width and height in pixels, and fps as a number.") from None
+    if not (16 <= width <= 8192 and 16 <= height <= 8192 and 1 <= fps <= 240):
+        raise UserError(f"camera path {path} is {width}×{height} at {fps:g} frames a second: give 16 to 8192 pixels and 1 to 240 frames.")
     Ks, views = [], []
     for i, frame in enumerate(frames):
         try:
@@ -110,7 +113,7 @@ def read_path(path: Path, subject: Subject) -> tuple[Cameras, float]:
         Ks.append(K)
         views.append(view)
     names = tuple(f"{i:05d}" for i in range(len(frames)))
-    return Cameras(names, torch.stack(Ks).float(), torch.stack(views).float(), width, height), float(content.get("fps", 24))
+    return Cameras(names, torch.stack(Ks).float(), torch.stack(views).float(), width, height), fps
 
 
 def looped(cameras: Cameras, frames: int) -> Cameras:
@@ -138,7 +141,10 @@ def _path(camera: Cameras, viewmats: Tensor, Ks: Tensor) -> Cameras:
 def _camera(frame: dict, width: int, height: int, subject: Subject) -> tuple[Tensor, Tensor]:
     if "K" in frame:
         return _matrix(frame["K"], 3), _matrix(frame["viewmat"], 4)
-    focal = 0.5 * height / math.tan(math.radians(float(frame.get("fov", 30.0))) / 2)
+    fov = float(frame.get("fov", 30.0))
+    if not 0 < fov < 180:
+        raise ValueError(f"a field of view of {fov:g} degrees")
+    focal = 0.5 * height / math.tan(math.radians(fov) / 2)
     K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64)
     if "camera_to_world" in frame:
         return K, invert_rigid(opengl_to_opencv(_matrix(frame["camera_to_world"], 4)))

@@ -103,8 +103,11 @@ def read_arrays(path: str | os.PathLike, what: str = "file", remedy: str = "Rest
     except PermissionError:
         raise
     except Exception as error:  # a flipped bit can show as nearly anything: zlib.error, NotImplementedError, MemoryError …
-        pickled = "Object arrays" in str(error)  # NumPy speaks of pickles for any file that it does not recognise, too
-        reason = "holds pickled objects, which are never loaded" if pickled else f"is damaged or no npz archive ({error})"
+        text = str(error)
+        if "Object arrays" in text:
+            reason = "holds pickled objects, which are never loaded"
+        else:  # NumPy takes any file that it does not recognise for a pickle
+            reason = f"is damaged or no npz archive ({'its beginning is not that of one' if 'pickle' in text else text})"
         raise AvatarError(f"{what}: {path} {reason}. {remedy}") from None
 
 

@@ -119,9 +119,13 @@ def test_paths_from_json(toy_avatar: Avatar, tmp_path: Path) -> None:
         ("{", "not valid JSON"),
         ("[]", "has no frames"),
         ('{"frames": [{"position": [0,0,1]}]}', "width and height"),
-        ('{"width": 4, "height": 4, "frames": [{"position": [0,0]}]}', "frame 0: .*three numbers"),
-        ('{"width": 4, "height": 4, "frames": [{"look_at": [0,0,0]}]}', "frame 0: 'position' is missing"),
-        ('{"width": 4, "height": 4, "frames": [{"K": [1,2], "viewmat": 3}]}', "frame 0"),
+        ('{"width": 40, "height": 40, "frames": [{"position": [0,0]}]}', "frame 0: .*three numbers"),
+        ('{"width": 40, "height": 40, "frames": [{"look_at": [0,0,0]}]}', "frame 0: 'position' is missing"),
+        ('{"width": 40, "height": 40, "frames": [{"K": [1,2], "viewmat": 3}]}', "frame 0"),
+        ('{"width": 40, "height": 40, "frames": [{"position": [0,0,1], "fov": 0}]}', "frame 0: a field of view of 0 degrees"),
+        ('{"width": -5, "height": 40, "frames": [{"position": [0,0,1]}]}', "-5×40 at 24 frames a second: give 16 to"),
+        ('{"width": 40, "height": 40, "fps": 0, "frames": [{"position": [0,0,1]}]}', "at 0 frames a second"),
+        ('{"width": 40, "height": 40, "fps": "x", "frames": [{"position": [0,0,1]}]}', "fps as a number"),
     ],
 )
 def test_bad_paths(toy_avatar: Avatar, tmp_path: Path, text: str, message: str) -> None:
