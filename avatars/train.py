@@ -112,13 +112,14 @@ def train(tracked: TrackedSequence, config: TrainConfig, out: str | Path, device
     cache = PictureCache(tracked, config.cache_megabytes)
     checkpoint = out / "checkpoint.safetensors"
     trainer = Trainer(tracked, head_of(tracked), split, config, cache, torch.device(device))
-    if not trainer.resume(checkpoint, key):
+    resumed = trainer.resume(checkpoint, key)
+    if not resumed:
         trainer.initialise()
     yield trainer.event("start")
 
     saved = time.monotonic()
     usable = tracked.valid & split.cameras
-    with open(out / "events.jsonl", "a", encoding="utf-8") as log:
+    with open(out / "events.jsonl", "a" if resumed else "w", encoding="utf-8") as log:
         source = batches(cache, split.frames, usable, config.views, config.seed, trainer.step)
         try:
             while trainer.fraction < 1:

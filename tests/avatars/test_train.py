@@ -102,8 +102,10 @@ def test_other_settings_train_again(tiny_tracked: TrackedSequence, trained: Path
     out = tmp_path / "again"
     first = train(tiny_tracked, replace(SHORT, steps=2, checkpoint_seconds=0.0), out)
     list(first)
+    (out / "events.jsonl").write_text('{"step": 900}\n')
     events = list(train(tiny_tracked, replace(SHORT, steps=3), out))
     assert events[0].kind == "start" and events[0].step == 0
+    assert "900" not in (out / "events.jsonl").read_text()  # the curves of the report are of one training
 
 
 def test_resolved_config_lies_beside_the_result(trained: Path) -> None:
