@@ -190,7 +190,7 @@ def read_segments(rows: Any) -> tuple[Segment, ...]:
 
 def _save_npz(path: Path, **arrays: np.ndarray) -> None:
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def _read(path: Path, mode: int) -> np.ndarray:

@@ -182,6 +182,10 @@ def test_colour_calibration_is_read(studio: Callable[..., Path]) -> None:
     path.write_text(json.dumps({"220000": [[1]], "220001": np.eye(3).tolist()}))
     capture = open_capture(folder)
     assert set(capture.color_corrections) == {"220001"} and "estimated instead" in capture.notes[0]
+    for bad in (np.zeros((3, 3)), np.full((3, 3), np.nan), np.full((4, 3), 0.5)):
+        path.write_text(json.dumps({"220000": bad.tolist()}))
+        with pytest.raises(CaptureError, match="color_calibration.json: the matrix of camera 220000"):
+            open_capture(folder)
     path.write_text('{"220000": [[')
     with pytest.raises(CaptureError, match="color_calibration.json is damaged"):
         open_capture(folder)
