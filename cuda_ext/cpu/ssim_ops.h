@@ -190,7 +190,7 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
         }
     }
     double ssim_sums[64] = {};
-    const F16 c1 = F16(AV_SSIM_C1), c2 = F16(AV_SSIM_C2), one = F16(1.0f), two = F16(2.0f);
+    const F16 c1 = F16(AV_SSIM_C1), c2 = F16(AV_SSIM_C2), two = F16(2.0f);
     for (int64_t left = 0; left < W3; left += SSIM_COLUMN) {
         for (int64_t r = 0; r < source_rows; ++r)
             for (int q = 0; q < 4; ++q)
@@ -209,7 +209,7 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
                 const F16 square_a = e[0] * e[0], square_b = e[1] * e[1], product = e[0] * e[1];
                 const F16 A1 = two * product + c1, A2 = two * (e[3] - product) + c2;
                 const F16 B1 = square_a + square_b + c1, B2 = e[2] - square_a - square_b + c2;
-                const F16 inv_B1 = one / B1, inv_B2 = one / B2, inv = inv_B1 * inv_B2, S = A1 * A2 * inv;
+                const F16 inv_B1 = reciprocal(B1), inv_B2 = reciprocal(B2), inv = inv_B1 * inv_B2, S = A1 * A2 * inv;
                 const F16 weight = ssim_weights(in, b, y, left + i, job.inv_count);
                 if (y >= y0 && y < y1) ssim_sums[y - y0] += (double)sum(weight * S);
                 if (!gradient) continue;
