@@ -275,8 +275,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     plain = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask allows; safetensors makes files that nobody else may read
         try:
             save_file(plain, temporary, metadata=metadata)
+            temporary.chmod(mode)
         except SafetensorError as error:  # it hides the errno in its text
             if "code: 28" in str(error) or "No space" in str(error):
                 raise OSError(errno.ENOSPC, str(error)) from error

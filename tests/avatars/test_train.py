@@ -134,6 +134,9 @@ def test_full_disk_is_named_and_loses_nothing(trained: Path, tmp_path: Path, mon
         raise SafetensorError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })')
 
     write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it too
+    (tmp_path / "plain").unlink()
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(UserError, match=r"disk is full.*a\.safetensors"):
         write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
