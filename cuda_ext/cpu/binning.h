@@ -60,6 +60,7 @@ static void fill_slots(const Size& size, Record* records, const int64_t* block_f
     const F16 block_x = load(bx), block_y = load(by);
     memset(histogram, 0, (size_t)size.tiles * sizeof *histogram);
     for (int64_t i = begin; i < end; ++i) {
+        if (i + 8 < end) __builtin_prefetch(records + sorted[i + 8]);  // depth order is memory disorder
         Record& r = records[sorted[i]];
         int64_t slot = block_first[sorted[i] / BLOCK] + r.first;
         const float fa = r.a * (-1.0f / kHalfLog2e), fb = r.b * (-0.5f / kHalfLog2e), fc = r.c * (-1.0f / kHalfLog2e);
@@ -84,6 +85,7 @@ static void scatter(const Record* records, const int64_t* block_first, const uin
                     uint32_t record_base, const uint32_t* slot_tile, const uint16_t* slot_blocks, uint32_t* histogram,
                     Instance* instances) {
     for (int64_t i = begin; i < end; ++i) {
+        if (i + 8 < end) __builtin_prefetch(records + sorted[i + 8]);
         const Record& r = records[sorted[i]];
         const int64_t first = block_first[sorted[i] / BLOCK] + r.first;
         for (int64_t slot = first; slot < first + r.count; ++slot)
