@@ -49,7 +49,7 @@ def sample_shell(
 
     neutral [V, 3] and its `frames`: where candidates are drawn. Empty when the masks show nothing beyond the mesh.
     """
-    points, face_ids, free = _candidates(head, neutral, frames, 12 * count, generator)
+    points, face_ids = _candidates(head, neutral, frames, 12 * count, generator)
     template = bind_points(points, face_ids, torch.full_like(points, 1e-3), frames, 0.1, degree)
     inside = torch.ones(len(template), dtype=torch.bool)
     near_edge = torch.zeros_like(inside)
@@ -61,10 +61,10 @@ def sample_shell(
         near_edge |= (hit & ~deep).any(0)
         for name, row in zip(view.cameras.names, visible, strict=True):
             seen_by[name] = seen_by.get(name, torch.zeros_like(row)) | row
-    # What few cameras have in their pictures is not bounded by masks. Close above the mesh that does little harm; beyond its
-    # rim, with 3 cameras of 14, a held-out one saw a cloud over the far shoulder.
+    # What few cameras have in their pictures is not bounded by masks: it would hang in the air for others. With a
+    # share of 3 cameras of 14, a held-out one saw a cloud over the far shoulder.
     seen = torch.stack(list(seen_by.values())).float().mean(0)
-    keep = (inside & near_edge & (seen >= torch.where(free, 0.4, 0.15))).nonzero()[:, 0]
+    keep = (inside & near_edge & (seen >= 0.4)).nonzero()[:, 0]
     if len(keep) > count:
         keep = keep[torch.randperm(len(keep), generator=generator)[:count].sort().values]
     if not len(keep):
@@ -138,8 +138,8 @@ def posed_points(gaussians: CanonicalGaussians, frames: FaceFrames) -> Tensor:
     return frames.origins[ids] + frames.sizes[ids, None] * (frames.axes[ids] @ gaussians.means[..., None])[..., 0]
 
 
-def _candidates(head: HeadModel, vertices: Tensor, frames: FaceFrames, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Points [M, 3] above the regions of HEIGHTS, and around the rim where the mesh ends; their triangles; which are of the latter."""
+def _candidates(head: HeadModel, vertices: Tensor, frames: FaceFrames, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Points [M, 3] above the regions of HEIGHTS, and around the rim where the mesh ends; with their triangles [M]."""
     heights = torch.tensor([HEIGHTS.get(n, 0.0) for n in head.region_names])[head.face_regions.long()]
     weights = triangle_areas(vertices, head.faces) * heights
     face_ids = torch.multinomial(weights.double(), count, replacement=True, generator=generator)
@@ -149,14 +149,13 @@ def _candidates(head: HeadModel, vertices: Tensor, frames: FaceFrames, count: in
     points = points + frames.normals[face_ids] * (torch.rand(count, 1, generator=generator) * heights[face_ids, None])
     rim_faces = _rim(head, vertices)
     if not len(rim_faces):
-        return points, face_ids, torch.zeros(count, dtype=torch.bool)
+        return points, face_ids
     centres = frames.origins[rim_faces]
     low, high = centres.min(0).values - torch.tensor(RIM), centres.max(0).values + torch.tensor(RIM)
     high[1] = centres[:, 1].max() + 0.01  # the rim is the lower end
     rim_points = low + (high - low) * torch.rand(count, 3, generator=generator)
     nearest = torch.cat([torch.cdist(block, centres).argmin(1) for block in rim_points.split(4096)])
-    free = torch.arange(2 * count) >= count
-    return torch.cat([points, rim_points]), torch.cat([face_ids, rim_faces[nearest]]), free
+    return torch.cat([points, rim_points]), torch.cat([face_ids, rim_faces[nearest]])
 
 
 def _rim(head: HeadModel, vertices: Tensor) -> Tensor:
