@@ -68,9 +68,10 @@ AV_INLINE F16 reciprocal(F16 a) {
     const __m512 r = _mm512_rcp14_ps(a.v);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r);
 }
-// √a for a ≥ 0 likewise; below 1e-38 as if a were 1e-38.
+// √a for a ≥ 0 likewise; below 1.2e-38 as if a were that: the least normal number, as a denormal one would be flushed to
+// zero, and zero times its reciprocal root is not a number, in a process where some library has set flush-to-zero.
 AV_INLINE F16 root(F16 a) {
-    const __m512 x = _mm512_max_ps(a.v, _mm512_set1_ps(1e-38f)), r = _mm512_rsqrt14_ps(x), s = x * r;
+    const __m512 x = _mm512_max_ps(a.v, _mm512_set1_ps(1.2e-38f)), r = _mm512_rsqrt14_ps(x), s = x * r;
     return _mm512_fmadd_ps(_mm512_fnmadd_ps(s, s, x), r * _mm512_set1_ps(0.5f), s);
 }
 // Exponent and mantissa of positive numbers: a = m · 2ᵉ, m ∈ [1, 2).
