@@ -35,6 +35,7 @@ from capture.landmarks import COUNT, FaceLandmarks, cached_landmarks, detect_lan
 from capture.track.config import TrackConfig
 from capture.track.first import first_fit
 from capture.track.measure import measure, mesh_error
+from capture.track.reference import frame_named
 from capture.track.refine import refine_motion, refine_shape
 from capture.track.sheet import write_sheet
 from capture.track.state import Fit, Footage
@@ -59,6 +60,8 @@ def track(
     unknown = [n for n in config.skip_cameras if n not in capture.camera_names]
     if unknown:
         raise CaptureError(f"skip_cameras names {', '.join(unknown)}, not of this capture; known: {', '.join(capture.camera_names)}.")
+    if config.reference:  # a wrong one is told now, not after the pictures are decoded
+        frame_named([Segment(n, 0, capture.frame_count(n)) for n in capture.sequences], config.reference)
     store = prepare_frames(capture, out / "frames", progress, workers=config.workers)
     footage = read_footage(capture, store, out / "landmarks", config, progress)
     stages, times = out / "stages", {}
@@ -162,6 +165,8 @@ def _finish(capture, out: Path, head: HeadModel, head_given: bool, config: Track
             _copy_audio(source, out / "audio" / f"{segment.name}.wav")
     if head_given and head.content_hash() != load_head().content_hash():
         save_head(head, out / "head.npz")
+    else:
+        (out / "head.npz").unlink(missing_ok=True)  # of an earlier tracking with another head
     quality, residual_px = measure(head, fit, footage, config)
     tracked = TrackedSequence(
         folder=out, capture=capture.name, fps=capture.fps, cameras=fit.cameras, segments=footage.segments, identity=fit.identity,

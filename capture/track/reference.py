@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from avatars.errors import CaptureError
+from avatars.sequence import Segment
 from capture.track.state import Footage
 
 _MOUTH, _MOUTH_WIDTH = (13, 14), (61, 291)
@@ -19,7 +22,7 @@ def calmest_frame(footage: Footage, wanted: str = "", alone: bool = False) -> in
     at rest, so their first frames have an advantage.
     """
     if wanted:
-        return _parse(footage, wanted)
+        return frame_named(footage.segments, wanted)
     p = footage.points.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = _distance(p, *_MOUTH) / _distance(p, *_MOUTH_WIDTH)
@@ -41,12 +44,13 @@ def calmest_frame(footage: Footage, wanted: str = "", alone: bool = False) -> in
     return int(np.where(some, np.nan_to_num(score, nan=1e9), 1e9).argmin())
 
 
-def _parse(footage: Footage, wanted: str) -> int:
+def frame_named(segments: Sequence[Segment], wanted: str) -> int:
+    """The frame of the timeline that "SEQUENCE:FRAME" means; CaptureError lists the known ones."""
     name, _, frame = wanted.partition(":")
-    for segment in footage.segments:
+    for segment in segments:
         if segment.name == name and frame.isdigit() and int(frame) < len(segment):
             return segment.start + int(frame)
-    known = ", ".join(f"{s.name}:0–{len(s) - 1}" for s in footage.segments)
+    known = ", ".join(f"{s.name}:0–{len(s) - 1}" for s in segments)
     raise CaptureError(f"reference {wanted!r} is not a frame of this capture; known: {known}.")
 
 
