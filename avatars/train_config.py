@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 
@@ -119,9 +119,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.minutes < math.inf or (self.minutes == 0 and self.steps <= 0):
             raise ValueError("minutes or steps must be positive")
-        for name in ("gaussians", "views", "refine_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in (("gaussians", 5_000_000), ("views", 1000), ("refine_every", 1_000_000)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie in 1 to {most}, got {getattr(self, name)}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{f.name} must be finite, got {value}")
         if self.sh_degree not in (0, 1, 2, 3):
             raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {self.sh_degree}")
         if not 0 < self.initial <= 1 or not 0 <= self.shell < 1:
