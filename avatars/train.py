@@ -47,7 +47,7 @@ class Event:
     @property
     def figures(self) -> dict[str, str]:
         """For a progress bar."""
-        return {"psnr": f"{self.psnr:.2f} dB", "gaussians": f"{self.gaussians}", "rate": f"{self.rate:.1f} steps/s"}
+        return {"psnr": f"{self.psnr:.2f} dB", "gaussians": f"{self.gaussians}"}
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,12 @@ def show_training(events: Iterator[Event], console: Console) -> Event:
     event = None
     for event in events:
         if event.kind != "done":
-            total = max(1, round(event.seconds + event.left))
-            console.progress("training, seconds", min(round(event.seconds), total - 1), total, event.figures)
+            # A budget of minutes becomes the number of steps that it will probably allow, so that the bar's rate is steps.
+            total = max(event.step + 1, round(event.step / event.fraction) if event.fraction > 0 else 0)
+            console.progress("training", event.step, total, event.figures)
     if event is None:
         raise RuntimeError("the training ended without an event")
-    console.progress("training, seconds", max(1, round(event.seconds)), max(1, round(event.seconds)), event.figures)
+    console.progress("training", event.step, event.step, event.figures)
     return event
 
 
