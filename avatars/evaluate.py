@@ -196,8 +196,10 @@ def _spread(pairs: list[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
 
 
 def _total(seconds: Any) -> float | None:
-    """Tracking may state its time as one number or one per stage."""
+    """Tracking may state its time as one number or one per stage, with or without their total."""
     if isinstance(seconds, dict):
+        if isinstance(seconds.get("total"), (int, float)):
+            return float(seconds["total"])
         return float(sum(v for v in seconds.values() if isinstance(v, (int, float))))
     return float(seconds) if isinstance(seconds, (int, float)) else None
 
