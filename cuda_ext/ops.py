@@ -372,8 +372,7 @@ def rasterize_mesh(
 
     Vertices are in CAMERA space (OpenCV axes, z forward), one set per camera; triangles may straddle the camera plane.
     Barycentrics are perspective-correct (interpolate any vertex attribute with them); depth is camera z, 0 where nothing is.
-    `cull_back` drops triangles whose outward normal (counter-clockwise corners) points away from the camera. No gradients
-    here: `cuda_ext.mesh` re-evaluates the barycentrics and antialiases silhouettes.
+    `cull_back` drops triangles whose outward normal (counter-clockwise corners) points away from the camera. No gradients.
     """
     C, V, F = len(vertices), vertices.shape[1], len(faces)
     _expect("vertices", vertices, (C, V, 3))
