@@ -51,11 +51,11 @@ def trained(tiny_tracked: TrackedSequence, tmp_path_factory: pytest.TempPathFact
 
 def test_overfits_one_frame(tiny_tracked: TrackedSequence, tmp_path: Path) -> None:
     single = TrainConfig(
-        minutes=0, steps=120, gaussians=500, views=4, refine_every=20, held_out_sequences=("TWO",), held_out_last=5,
+        minutes=0, steps=200, gaussians=700, views=4, refine_every=20, held_out_sequences=("TWO",), held_out_last=5,
         deformation="binding", cache_megabytes=10, color_rate=0.02,
     )  # fmt: skip
     events = list(train(tiny_tracked, single, tmp_path / "one"))
-    assert events[-1].psnr > 24.5 and events[-1].psnr > events[1].psnr + 2
+    assert events[-1].psnr > 26 and events[-1].psnr > events[1].psnr + 2
 
 
 def test_resume_equals_uninterrupted(tiny_tracked: TrackedSequence, trained: Path, tmp_path: Path) -> None:
