@@ -149,7 +149,7 @@ class _HashFunction(torch.autograd.Function):
 def _arguments(grid: HashGrid, positions: Tensor) -> tuple:
     """What both calls begin with; the arrays live as long as the tuple."""
     return (
-        native._launch(positions.device),
+        native.launch_of(positions.device),
         len(positions),
         grid.levels,
         grid.features,

@@ -1,5 +1,5 @@
 // What the kernels mean: the one place where the constants of every operator are stated. The CPU and the CUDA
-// library include this file; cuda_ext/reference.py mirrors it and a test compares the two, number by number.
+// library include this file; cuda_ext/reference/ mirrors it and a test compares the two, number by number.
 //
 // Camera      OpenCV axes (x right, y down, z forward); K = [fx skew cx; 0 fy cy; 0 0 1], any principal point.
 //             The centre of the first pixel is (0.5, 0.5). viewmats are world → camera, rigid.

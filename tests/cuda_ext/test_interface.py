@@ -1,4 +1,4 @@
-"""The three statements of the interface agree: include/abi.h, abi.py, the library; include/semantics.h and reference.py."""
+"""The three statements of the interface agree: include/abi*.h, abi/, the library; include/semantics.h and reference/."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ INCLUDE = Path(cuda_ext.__file__).parent / "include"
 SIZES = {"int64_t": 8, "int32_t": 4, "float": 4, "double": 8}
 
 
+def header_text() -> str:
+    return "".join(p.read_text() for p in sorted(INCLUDE.glob("abi*.h")))
+
+
 def _structures() -> dict[str, list[tuple[str, str]]]:
-    text = re.sub(r"//[^\n]*", "", (INCLUDE / "abi.h").read_text())
+    text = re.sub(r"//[^\n]*", "", header_text())
     found = {}
     for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\} \w+;", text, re.S):
         fields = [re.sub(r"\[\d+\]$", "", f.strip()) for f in body.split(";") if f.strip()]
@@ -45,7 +49,7 @@ def test_structures_mirror_the_header():
 
 
 def test_functions_mirror_the_header():
-    declared = set(re.findall(r"^int(?:32|64)_t (av_\w+)\(", (INCLUDE / "abi.h").read_text(), re.M))
+    declared = set(re.findall(r"^int(?:32|64)_t (av_\w+)\(", header_text(), re.M))
     assert declared - {"av_abi_version", "av_abi_size"} == set(abi.FUNCTIONS)
 
 

@@ -1,8 +1,4 @@
-"""The operators in plain torch, any floating dtype: what the native kernels are measured against.
-
-Written to be read beside include/semantics.h, which states the constants and the culling rules; differentiable by
-autograd; float64 throughout when the inputs are. Slow: a fallback and a yardstick, nothing else.
-"""
+"""Projection and compositing of Gaussians in plain torch: what include/semantics.h says, line by line."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Mirrors of include/semantics.h; tests/cuda_ext/test_semantics.py compares them.
+# Mirrors of include/semantics.h; tests/cuda_ext/test_interface.py compares them.
 ALPHA_MAX = 0.999
 ALPHA_MIN = 1.0 / 255.0
 TRANSMITTANCE_MIN = 4e-6
@@ -21,10 +17,6 @@ FRUSTUM_MARGIN = 0.15
 DEPTH_ALPHA_MIN = 1e-10
 COORD_MAX = 1e6
 COLOR_MAX = 1e30
-SSIM_RADIUS = 5
-SSIM_SIGMA = 1.5
-SSIM_C1 = 0.01**2
-SSIM_C2 = 0.03**2
 
 _TILE = 32  # pixels per side of the squares in which `rasterize` works; has no influence on the result
 
@@ -218,180 +210,3 @@ def rasterize(
         return image[..., :3], image[..., 3:4], image[..., 4:], contributions, image[..., 0]
     image = torch.stack(images)
     return image[..., :3], image[..., 3:4], image[..., 4:], contributions, torch.stack(margins)
-
-
-def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames of triangles (GaussianAvatars): centroids [F,3], rotations [F,3,3] with columns a0 a1 a2, sizes [F]."""
-    v0, v1, v2 = vertices[faces].unbind(1)
-    e0, e1 = v1 - v0, v2 - v0
-    a0 = F.normalize(e0, dim=-1, eps=1e-20)
-    a1 = F.normalize(torch.linalg.cross(a0, e1), dim=-1, eps=1e-20)
-    a2 = -F.normalize(torch.linalg.cross(a1, a0), dim=-1, eps=1e-20)
-    size = 0.5 * (e0.norm(dim=-1) + (a2 * e1).sum(-1).abs())
-    return (v0 + v1 + v2) / 3, torch.stack([a0, a1, a2], -1), size
-
-
-def matrices_to_quats(matrices: Tensor) -> Tensor:
-    """Rotations [..., 3, 3] → unit quaternions wxyz, by the largest of the four candidate pivots."""
-    m = matrices
-    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-    squares = torch.stack([1 + xx + yy + zz, 1 + xx - yy - zz, 1 - xx + yy - zz, 1 - xx - yy + zz], -1)  # 4·wxyz²
-    a, b, c = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
-    d, e, f = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
-    candidates = torch.stack(
-        [
-            torch.stack([squares[..., 0], a, b, c], -1),
-            torch.stack([a, squares[..., 1], d, e], -1),
-            torch.stack([b, d, squares[..., 2], f], -1),
-            torch.stack([c, e, f, squares[..., 3]], -1),
-        ],
-        -2,
-    )
-    pivot = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
-    return F.normalize(candidates.gather(-2, pivot)[..., 0, :], dim=-1)
-
-
-def quat_multiply(p: Tensor, q: Tensor) -> Tensor:
-    """Hamilton product of wxyz quaternions, broadcasting."""
-    pw, px, py, pz = p.unbind(-1)
-    qw, qx, qy, qz = q.unbind(-1)
-    return torch.stack(
-        [
-            pw * qw - px * qx - py * qy - pz * qz,
-            pw * qx + px * qw + py * qz - pz * qy,
-            pw * qy - px * qz + py * qw + pz * qx,
-            pw * qz + px * qy - py * qx + pz * qw,
-        ],
-        -1,
-    )
-
-
-def bind(
-    vertices: Tensor,  # [V, 3]
-    faces: Tensor,  # [F, 3]
-    face_ids: Tensor,  # [N]
-    local_means: Tensor,  # [N, 3]
-    local_quats: Tensor,  # [N, 4]
-    local_scales: Tensor,  # [N, 3]
-    log_scales: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaussians in triangle frames → world: k·R·mean + centroid, quat(R)⊗quat, k·scale."""
-    centroids, rotations, sizes = triangle_frames(vertices, faces)
-    size, rotation = sizes[face_ids, None], rotations[face_ids]
-    means = size * (rotation @ local_means[..., None])[..., 0] + centroids[face_ids]
-    quats = quat_multiply(matrices_to_quats(rotations)[face_ids], local_quats)
-    return means, quats, size * (local_scales.exp() if log_scales else local_scales)
-
-
-def blend(basis: Tensor, weights: Tensor, means: Tensor, quats: Tensor, sh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Blendshapes [N, 10, K] of Gaussians with weights [K]: corrected means, quats, sh."""
-    delta = basis @ weights
-    return means + delta[:, :3], quats + delta[:, 3:7], torch.cat([sh[:, :1] + delta[:, None, 7:], sh[:, 1:]], 1)
-
-
-def penalty(
-    means: Tensor, log_scales: Tensor, logit_opacities: Tensor, reach: Tensor, weights: tuple[float, float, float], max_scale: float
-) -> Tensor:
-    """Weighted position, scale and opacity penalties of `ops.penalty`."""
-    position = (means.square().sum(-1).add(1e-12).sqrt() - reach).clamp_min(0).mean()
-    scale = (log_scales.exp() - max_scale * reach.clamp_min(1)[:, None]).clamp_min(0).mean()
-    return weights[0] * position + weights[1] * scale + weights[2] * logit_opacities.sigmoid().mean()
-
-
-def ssim_window(dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """The normalised Gaussian window [11] of the structural similarity."""
-    x = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=torch.float64)
-    window = (-(x**2) / (2 * SSIM_SIGMA**2)).exp()
-    return (window / window.sum()).to(dtype=dtype, device=device)
-
-
-def ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity [B,H,W,3] of images [B,H,W,3] in 0–1; outside of the images counts as black."""
-    a, b = a.permute(0, 3, 1, 2), b.permute(0, 3, 1, 2)
-    window = ssim_window(a.dtype, a.device)
-
-    def blur(image: Tensor) -> Tensor:
-        kernel = window.expand(image.shape[1], 1, 1, -1)
-        image = F.conv2d(image, kernel, padding=(0, SSIM_RADIUS), groups=image.shape[1])
-        return F.conv2d(image, kernel.transpose(2, 3), padding=(SSIM_RADIUS, 0), groups=image.shape[1])
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b = blur(a * a) - mean_a * mean_a, blur(b * b) - mean_b * mean_b
-    covariance = blur(a * b) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + SSIM_C1) / (mean_a * mean_a + mean_b * mean_b + SSIM_C1)
-    structure = (2 * covariance + SSIM_C2) / (var_a + var_b + SSIM_C2)
-    return (luminance * structure).permute(0, 2, 3, 1)
-
-
-def l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None = None, crop: int = 0) -> tuple[Tensor, Tensor]:
-    """Per image [B]: mean of w|a-b| and mean of w·ssim over channels and the pixels inside the crop."""
-    weight = 1 if weights is None else weights[..., None]
-    inside = (slice(None), slice(crop, a.shape[1] - crop), slice(crop, a.shape[2] - crop))
-    l1 = (weight * (a - b).abs())[inside].mean((1, 2, 3))
-    return l1, (weight * ssim_map(a, b))[inside].mean((1, 2, 3))
-
-
-def adam(
-    param: Tensor,
-    grad: Tensor,
-    m: Tensor,
-    v: Tensor,
-    lr: Tensor | float,
-    step: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-) -> None:
-    """One Adam step in place (Kingma & Ba 2015, algorithm 1), `lr` broadcast against `param`."""
-    m.lerp_(grad, 1 - beta1)
-    v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    denominator = (v / (1 - beta2**step)).sqrt_().add_(eps)
-    param -= lr / (1 - beta1**step) * m / denominator
-
-
-def rasterize_mesh(
-    vertices: Tensor,  # [C, V, 3] camera space
-    faces: Tensor,  # [F, 3]
-    Ks: Tensor,  # [C, 3, 3]
-    width: int,
-    height: int,
-    near: float = 0.01,
-    cull_back: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest triangle at pixel centres; returns face_ids [C,H,W] int32, barycentrics [C,H,W,3], depth [C,H,W].
-
-    Homogeneous edge functions (Olano & Greer 1997): for the rows (p0 p1 p2) of a triangle in (x, y, z) pixel-space,
-    the barycentrics at a pixel ray r are those that solve b·P ∝ r, so that triangles need no clipping.
-    """
-    C, dtype, device = len(vertices), vertices.dtype, vertices.device
-    face_ids = torch.full((C, height, width), -1, dtype=torch.int32, device=device)
-    barycentrics = torch.zeros(C, height, width, 3, dtype=dtype, device=device)
-    depth = torch.zeros(C, height, width, dtype=dtype, device=device)
-    nearest = torch.full((C, height, width), torch.inf, dtype=dtype, device=device)
-    ys, xs = torch.meshgrid(
-        torch.arange(height, dtype=dtype, device=device) + 0.5, torch.arange(width, dtype=dtype, device=device) + 0.5, indexing="ij"
-    )
-    ray = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [H, W, 3]
-    for camera in range(C):
-        corners = (vertices[camera] @ Ks[camera].T)[faces]  # [F, 3 corners, 3]: (u z, v z, z)
-        for index, P in enumerate(corners):
-            det = torch.linalg.det(P)
-            if not torch.isfinite(det) or det == 0 or (cull_back and det > 0) or (P[:, 2] < near).all():
-                continue
-            if (P[:, 2] >= near).all():  # the pixels whose centres the triangle can cover
-                uv = P[:, :2] / P[:, 2:]
-                left, top = ((uv.min(0).values - 0.5).ceil().clamp_min(0)).long().tolist()
-                right, bottom = ((uv.max(0).values + 0.5).floor().clamp_max(max(width, height))).long().tolist()
-                box = (slice(top, min(bottom, height)), slice(left, min(right, width)))
-            else:
-                box = (slice(0, height), slice(0, width))
-            edges = ray[box] @ torch.linalg.inv(P)  # [h, w, 3], barycentrics divided by depth
-            inverse_depth = edges.sum(-1)
-            z = 1 / inverse_depth
-            inside = (edges >= 0).all(-1) & (inverse_depth > 0)
-            closer = inside & (z >= near) & (z < nearest[camera][box])
-            nearest[camera][box][closer] = z[closer]
-            face_ids[camera][box][closer] = index
-            barycentrics[camera][box][closer] = (edges * z[..., None])[closer]
-            depth[camera][box][closer] = z[closer]
-    return face_ids, barycentrics, depth

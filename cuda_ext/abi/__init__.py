@@ -1,0 +1,74 @@
+"""The C structures of include/abi.h for ctypes, field by field.
+
+Sizes are compared with the library's when it is opened; tests compare names and order with the header.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+
+from cuda_ext.abi import binding, gaussians, grids, meshes, training
+from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvPenalty
+from cuda_ext.abi.common import (
+    ANTIALIASED,
+    DEVICE,
+    INVALID,
+    LOG_SCALES,
+    LOGIT_OPACITIES,
+    OK,
+    OVERFLOW,
+    UNSUPPORTED,
+    VERSION,
+    AvLaunch,
+)
+from cuda_ext.abi.gaussians import (
+    AvProject,
+    AvProjectBackward,
+    AvProjected,
+    AvRasterize,
+    AvRasterizeBackward,
+    AvScene,
+    AvSplatBackward,
+    AvSplatForward,
+)
+from cuda_ext.abi.meshes import AvMesh
+from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
+
+__all__ = [
+    "ANTIALIASED",
+    "DEVICE",
+    "FUNCTIONS",
+    "INVALID",
+    "LOG_SCALES",
+    "LOGIT_OPACITIES",
+    "OK",
+    "OVERFLOW",
+    "STRUCTURES",
+    "UNSUPPORTED",
+    "VERSION",
+    "AvLaunch",
+    "AvAdam",
+    "AvAdamTensor",
+    "AvBind",
+    "AvBindBackward",
+    "AvBlend",
+    "AvMesh",
+    "AvPenalty",
+    "AvProject",
+    "AvProjectBackward",
+    "AvProjected",
+    "AvRasterize",
+    "AvRasterizeBackward",
+    "AvScene",
+    "AvSplatBackward",
+    "AvSplatForward",
+    "AvSsim",
+    "AvSsimBackward",
+]
+
+_FAMILIES = (gaussians, binding, training, meshes, grids)
+
+STRUCTURES: tuple[type[c.Structure], ...] = (AvLaunch, *(s for family in _FAMILIES for s in getattr(family, "STRUCTURES", ())))
+
+# name → (result, arguments). Functions that take one structure return an AvStatus.
+FUNCTIONS: dict[str, tuple[type, list]] = {k: v for family in _FAMILIES for k, v in family.FUNCTIONS.items()}

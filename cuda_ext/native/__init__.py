@@ -1,0 +1,25 @@
+"""Calls into the shared libraries: torch allocates, the library fills, autograd connects. No checks here: see ops/."""
+
+from cuda_ext.native.binding import FACTORS, bind, blend, penalty, settle_factors
+from cuda_ext.native.calls import flags, launch_of, pick
+from cuda_ext.native.gaussians import project, rasterize, splat
+from cuda_ext.native.meshes import rasterize_mesh
+from cuda_ext.native.optimizer import adam
+from cuda_ext.native.similarity import l1_and_ssim
+
+__all__ = [
+    "FACTORS",
+    "adam",
+    "bind",
+    "blend",
+    "flags",
+    "l1_and_ssim",
+    "launch_of",
+    "penalty",
+    "pick",
+    "project",
+    "rasterize",
+    "rasterize_mesh",
+    "settle_factors",
+    "splat",
+]

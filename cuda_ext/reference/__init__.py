@@ -1,0 +1,54 @@
+"""The operators in plain torch, any floating dtype: what the native kernels are measured against.
+
+Written to be read beside include/semantics.h, which states the constants and the culling rules; differentiable by
+autograd; float64 throughout when the inputs are. Slow: a fallback and a yardstick, nothing else.
+"""
+
+from cuda_ext.reference.binding import bind, blend, matrices_to_quats, penalty, quat_multiply, triangle_frames
+from cuda_ext.reference.gaussians import (
+    ALPHA_MAX,
+    ALPHA_MIN,
+    COLOR_MAX,
+    COORD_MAX,
+    DEPTH_ALPHA_MIN,
+    DET_MIN,
+    FRUSTUM_MARGIN,
+    TRANSMITTANCE_MIN,
+    project,
+    quats_to_matrices,
+    rasterize,
+    sh_basis,
+)
+from cuda_ext.reference.meshes import rasterize_mesh
+from cuda_ext.reference.optimizer import adam
+from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
+
+__all__ = [
+    "ALPHA_MAX",
+    "ALPHA_MIN",
+    "COLOR_MAX",
+    "COORD_MAX",
+    "DEPTH_ALPHA_MIN",
+    "DET_MIN",
+    "FRUSTUM_MARGIN",
+    "SSIM_C1",
+    "SSIM_C2",
+    "SSIM_RADIUS",
+    "SSIM_SIGMA",
+    "TRANSMITTANCE_MIN",
+    "adam",
+    "bind",
+    "blend",
+    "l1_and_ssim",
+    "matrices_to_quats",
+    "penalty",
+    "project",
+    "quat_multiply",
+    "quats_to_matrices",
+    "rasterize",
+    "rasterize_mesh",
+    "sh_basis",
+    "ssim_map",
+    "ssim_window",
+    "triangle_frames",
+]
