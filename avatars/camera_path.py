@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from torch import Tensor
 from avatars.errors import UserError
 from avatars.transforms import axis_angle_to_matrix, invert_rigid, look_at, opengl_to_opencv, rigid
 from avatars.types import Cameras, HeadPose
+
+if TYPE_CHECKING:
+    from avatars.avatar import Avatar
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,19 @@ def subject_of(pose: HeadPose, center: Tensor | None = None) -> Subject:
     """The head of a pose (its first frame); `center` [3] defaults to the head's origin, which lies inside the skull."""
     R = axis_angle_to_matrix(pose.rotation[0])
     return Subject(pose.translation[0] if center is None else center, R[:, 1], R[:, 2])
+
+
+def head_ball(avatar: Avatar, pose: HeadPose) -> tuple[Tensor, float]:
+    """Centre [3] and radius, metres, of a ball that holds the head of one frame: its Gaussians without neck and torso."""
+    means, head = avatar.at(pose).means, avatar.head
+    below = [i for i, n in enumerate(head.region_names) if n in ("torso", "neck")]
+    region = head.face_regions.long()[avatar.gaussians.face_ids]
+    of_head = ~torch.isin(region, region.new_tensor(below))
+    points = (means[of_head] if bool(of_head.any()) else means).double().cpu()
+    points = points if len(points) else points.new_zeros(1, 3)
+    low, high = points.quantile(0.02, 0), points.quantile(0.98, 0)
+    centre = (low + high) / 2
+    return centre, max(1.25 * float((points - centre).norm(dim=1).quantile(0.99)), 0.02)
 
 
 def frontal_camera(cameras: Cameras, subject: Subject) -> int:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from avatars.avatar import Avatar, load_avatar
+from avatars.camera_path import head_ball
 from avatars.drive import retarget
 from avatars.errors import AvatarError, UserError
 from avatars.head import HeadModel
@@ -269,18 +270,9 @@ class AvatarStage:
         return HeadPose(expression, joints, rotation, translation)
 
     def _find_place(self) -> Place:
-        gaussians = self.avatar.at(self._rest)
-        head = self.avatar.head
-        torso = [i for i, n in enumerate(head.region_names) if n in ("torso", "neck")]
-        region = head.face_regions.long()[self.avatar.gaussians.face_ids]
-        of_head = ~torch.isin(region, torch.tensor(torso, dtype=region.dtype, device=region.device))
-        points = (gaussians.means[of_head] if bool(of_head.any()) else gaussians.means).double().cpu()
-        points = points if len(points) else torch.zeros(1, 3, dtype=torch.float64)
-        low, high = points.quantile(0.02, 0), points.quantile(0.98, 0)
-        centre = (low + high) / 2
-        radius = float((points - centre).norm(dim=1).quantile(0.99))
+        centre, radius = head_ball(self.avatar, self._rest)
         R = axis_angle_to_matrix(self._rest.rotation[0].double().cpu())
-        return Place(tuple(centre.tolist()), tuple(R[:, 2].tolist()), tuple(R[:, 1].tolist()), max(1.25 * radius, 0.02))
+        return Place(tuple(centre.tolist()), tuple(R[:, 2].tolist()), tuple(R[:, 1].tolist()), radius)
 
     def _figures(self) -> dict[str, str]:
         line = self.avatar.timeline

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from avatars.expressions import PRESETS, regions
 from avatars.png import encode_png
 from viewer import cameras
 from viewer.clip_panel import ClipPanel
-from viewer.desk import PRESETS, matches, regions
+from viewer.desk import matches
 from viewer.live import LiveLink
 from viewer.live_panel import LivePanel
 from viewer.session import Session

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from synthetic import BallStage
 
+from avatars.expressions import PRESETS, counterpart, regions
 from avatars.head.model import ARKIT
 from viewer import cameras
 from viewer.bar import describe, perform
 from viewer.cameras import Rect, fit, fitted_fov, nearest, orbit, orbit_of, view_matrix
-from viewer.desk import PRESETS, Desk, counterpart, matches, regions
+from viewer.desk import Desk, matches
 from viewer.governor import LEAST, WARM_UP, Governor
 from viewer.loop import NEVER, RenderLoop
 from viewer.session import MOST_FPS, STILL_SECONDS, Session
