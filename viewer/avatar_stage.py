@@ -17,27 +17,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from avatars.avatar import Avatar, load_avatar
 from avatars.camera_path import head_ball
-from avatars.drive import retarget
 from avatars.errors import AvatarError, UserError
-from avatars.head import HeadModel
 from avatars.metrics import psnr, region_masks
 from avatars.pictures import PictureCache
 from avatars.playback import rest_pose
 from avatars.sequence import Segment, TrackedSequence, load_tracked
-from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
+from avatars.transforms import axis_angle_to_matrix
 from avatars.types import Cameras, Gaussians, HeadPose
 from viewer.cameras import Rect, fit, fitted_fov
 from viewer.layers import Colour, draw_color, draw_layer, draw_lines, heat
-from viewer.live import codes_of
+from viewer.posing import Track, for_head, posed
 from viewer.stage import LAYERS, REGIONS, TRUTH, Controls, Place, Request, Timeline
 from viewer.takes import read_take, unused_name, write_take
 from viewer.watch import avatar_in_training, in_training
 
-NECK_SHARE = 0.4  # of a turn of the head is done by the neck
 CURVE_HEIGHT = 400  # pictures for the PSNR curve are at most this tall
 _KEPT_POSES = 4
 _LOCAL = threading.local()
@@ -61,7 +57,7 @@ class AvatarStage:
         self.held_out = frozenset(line.held_out_cameras) | frozenset(line.held_out_sequences)
         self._pictures = PictureCache(tracked, megabytes=200) if tracked is not None else None
         self._rest = rest_pose(avatar)
-        self._track = _Track(line.codes) if line.frame_count else None
+        self._track = Track(line.codes) if line.frame_count else None
         self.status = ""
         self._adding = threading.Lock()
         self._posed: OrderedDict[tuple[int, float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
@@ -128,7 +124,7 @@ class AvatarStage:
         with self._adding:  # every browser may
             known = self.timeline.segments if self.timeline is not None else ()
             title, start = unused_name(name, {s.name for s in known}), known[-1].stop if known else 0
-            self._track = _Track(poses if self._track is None else HeadPose.cat([self._track.codes, poses]))
+            self._track = Track(poses if self._track is None else HeadPose.cat([self._track.codes, poses]))
             self.timeline = Timeline(fps, (*known, Segment(title, start, start + len(poses))))
         return title
 
@@ -233,7 +229,7 @@ class AvatarStage:
             return self._posed[key]
         pose = self._posed_head(time, controls)
         if avatar is not self.avatar:
-            pose = _for_head(pose, self.expression_names, avatar.head)
+            pose = for_head(pose, self.expression_names, avatar.head)
         result = pose, avatar.at(pose)
         self._posed[key] = result
         while len(self._posed) > _KEPT_POSES:
@@ -241,33 +237,8 @@ class AvatarStage:
         return result
 
     def _posed_head(self, time: float, controls: Controls) -> HeadPose:
-        head = self.avatar.head
-        if controls.live:
-            pose = retarget(codes_of(np.array([controls.live]), np.zeros(1)), head, self._rest.to("cpu"), "still", quiet=True)
-            pose = pose.to(self._rest.expression.device)
-        else:
-            pose = self._track.at(time, self._stop(time)) if self._track is not None and controls.follow else self._rest
-        expression, joints = pose.expression.clone(), pose.joints.clone()
-        for name, weight in controls.held:
-            expression[0, self.expression_names.index(name)] = weight
-        rotation, translation = pose.rotation, pose.translation
-        at = head.joint_names.index
-        if controls.still:
-            rotation, translation = self._rest.rotation, self._rest.translation
-            for name in ("neck", "head"):
-                joints[0, at(name)] = self._rest.joints[0, at(name)]
-        turn, nod, tilt = (math.radians(a) for a in controls.head)
-        side, up = (math.radians(a) for a in controls.gaze)
-        # Head axes: y up, z forward, x to the subject's left.
-        for name, vector in (
-            ("neck", (NECK_SHARE * nod, NECK_SHARE * turn, -NECK_SHARE * tilt)),
-            ("head", ((1 - NECK_SHARE) * nod, (1 - NECK_SHARE) * turn, -(1 - NECK_SHARE) * tilt)),
-            ("eye_left", (-up, side, 0.0)),
-            ("eye_right", (-up, side, 0.0)),
-        ):
-            if any(vector):
-                joints[0, at(name)] = _turned(joints[0, at(name)], vector)
-        return HeadPose(expression, joints, rotation, translation)
+        recorded = self._track.at(time, self._stop(time)) if self._track is not None else None
+        return posed(self.avatar.head, self._rest, recorded, controls)
 
     def _find_place(self) -> Place:
         centre, radius = head_ball(self.avatar, self._rest)
@@ -291,29 +262,6 @@ class AvatarStage:
         if TRUTH not in self.references:
             figures["Truth"] = "no tracked folder: comparisons are off"
         return figures
-
-
-class _Track:
-    """Recorded poses, also between frames: rotations are blended as quaternions, since axis-angles jump near π."""
-
-    def __init__(self, codes: HeadPose) -> None:
-        self.codes = codes
-        self.roots = matrix_to_quat(axis_angle_to_matrix(codes.rotation))
-        self.joints = matrix_to_quat(axis_angle_to_matrix(codes.joints))
-
-    def at(self, time: float, stop: int) -> HeadPose:
-        """The pose at `time`, not blending into the sequence that begins at `stop`."""
-        first = min(max(int(time), 0), stop - 1)
-        second, share = min(first + 1, stop - 1), time - int(time)
-        if share < 1e-4 or second == first:
-            return self.codes[first]
-        a, b = self.codes[first], self.codes[second]
-        return HeadPose(
-            torch.lerp(a.expression, b.expression, share),
-            _blend(self.joints[first], self.joints[second], share)[None],
-            _blend(self.roots[first], self.roots[second], share)[None],
-            torch.lerp(a.translation, b.translation, share),
-        )
 
 
 def name_of(avatar: Avatar) -> str:
@@ -347,25 +295,6 @@ def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None, ri
 def _rival_name(rival: Avatar, name: str) -> str:
     own = name_of(rival)
     return own if own not in (name, TRUTH) else f"{own} (B)"
-
-
-def _blend(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """Quaternions [..., 4] → axis-angle [..., 3] of the normalised mean along the shorter way."""
-    b = torch.where((a * b).sum(-1, keepdim=True) < 0, -b, b)
-    return matrix_to_axis_angle(quat_to_matrix(torch.lerp(a, b, share)))
-
-
-def _turned(rotation: Tensor, by: tuple[float, ...]) -> Tensor:
-    """Axis-angle [3] after which the joint is turned by `by`, in its own axes."""
-    extra = axis_angle_to_matrix(torch.tensor(by, dtype=rotation.dtype, device=rotation.device))
-    return matrix_to_axis_angle(axis_angle_to_matrix(rotation) @ extra)
-
-
-def _for_head(pose: HeadPose, names: tuple[str, ...], head: HeadModel) -> HeadPose:
-    """The pose for another head, expressions by name; what it lacks is left out."""
-    at = [names.index(n) if n in names else -1 for n in head.expression_names]
-    padded = torch.cat([pose.expression, torch.zeros_like(pose.expression[:, :1])], 1)
-    return replace(pose, expression=padded[:, at])
 
 
 def _one_torch_thread() -> None:

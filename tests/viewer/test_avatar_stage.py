@@ -157,13 +157,13 @@ def test_takes_of_two_browsers_at_once_are_both_kept(stage: AvatarStage, monkeyp
     content = stage.save_take(stage.timeline.segments[0].name, {}, ".npz")
     fresh = AvatarStage(stage.avatar, None)
     frames = fresh.timeline.length
-    quick = room._Track
+    quick = room.Track
 
     def slow(codes):
         time.sleep(0.05)
         return quick(codes)
 
-    monkeypatch.setattr(room, "_Track", slow)
+    monkeypatch.setattr(room, "Track", slow)
     threads = [threading.Thread(target=fresh.add_take, args=("smile.npz", content)) for _ in range(3)]
     for thread in threads:
         thread.start()
