@@ -1,8 +1,8 @@
 """python -m viewer.bench AVATAR [TRACKED]: what a person in front of a real browser gets.
 
 Opens the avatar in headless Chromium on a canvas of the given size and measures, in the page: pictures a second while
-playing (each counted in the browser's frame that shows it), and the time from a key press on a slider
-to the picture that shows it. Everything (renderer, server, browser, software graphics) shares this machine, so a person
+playing (each counted in the browser's frame that shows it), the time from a key press on a slider to the picture that
+shows it, and how far the sound is from the pictures over a minute (`viewer.bench_sound`). Everything (renderer, server, browser, software graphics) shares this machine, so a person
 with a graphics card sees better figures.
 """
 
@@ -20,11 +20,12 @@ import tyro
 
 from avatars.errors import UserError
 from viewer.app import Viewer
+from viewer.bench_sound import sound_drift
 from viewer.browser import chromium, missing, open_viewer
 from viewer.session import Session
 from viewer.stage import Stage
 
-BARS = {"playing_fps": (20.0, "≥"), "slider_p50_ms": (120.0, "≤"), "slider_p95_ms": (250.0, "≤"), "two_clients_fps": (10.0, "≥")}
+BARS = {"playing_fps": (20.0, "≥"), "slider_p50_ms": (120.0, "≤"), "slider_p95_ms": (250.0, "≤"), "two_clients_fps": (10.0, "≥"), "sound_drift_ms": (40.0, "≤")}
 
 _COUNT_PICTURES = """
 window.avPictures = []; window.avKeys = [];
@@ -53,6 +54,8 @@ class BenchConfig:
     """How long to play."""
     presses: int = 25
     """Slider changes."""
+    sound_seconds: float = 60.0
+    """How long to compare the sound with the pictures; 0: not at all."""
     out: Path | None = None
     """Write the figures here as JSON."""
 
@@ -76,7 +79,7 @@ def draw_milliseconds(stage: Stage, width: int, height: int, count: int = 20) ->
     class Screen:
         ready = True
 
-        def show(self, picture: Any, exact: bool) -> None: ...
+        def show(self, picture: Any, exact: bool, time: float) -> None: ...
 
     session = Session(stage, _NoLoop(), Screen(), lambda _: None)  # type: ignore[arg-type]
     import numpy as np
@@ -159,6 +162,8 @@ def main() -> None:
     stage = open_stage(config.avatar, config.tracked)
     with Viewer(stage) as viewer, chromium() as browser:
         figures = measure(viewer, browser, config.width, config.height, config.seconds, config.presses)
+        if config.sound_seconds > 0 and stage.timeline is not None:
+            figures |= sound_drift(stage, browser, config.width + 344, config.height + 84, config.sound_seconds)
     print(f"{stage.name}, {config.width} × {config.height}")
     for name, value in figures.items():
         bar, sense = BARS.get(name, (None, ""))

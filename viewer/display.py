@@ -1,6 +1,7 @@
 """Getting server-rendered pictures onto one client's screen: JPEG while things move, PNG (the exact pixels) once still.
 
-The pictures travel over the bar's socket as `number (4 bytes, little endian) + encoded picture`, are laid over viser's
+The pictures travel over the bar's socket as `number (4 bytes) + time in frames (8 bytes, a double; both little endian) +
+encoded picture`, so that the page knows what it shows and keeps the sound in step with it. They are laid over viser's
 canvas (which goes on handling the mouse) and are acknowledged by number when drawn. viser's own way, a background
 image, is not acknowledged and redraws the WebGL scene for a quarter of a second per picture: with software graphics on
 two cores that cost a third of the pictures. A newer picture replaces one that has not left yet.
@@ -47,12 +48,12 @@ class ImageDisplay:
                 return True
             return self.clock() - self._times.get(self.sent, -LOST_SECONDS) > LOST_SECONDS
 
-    def show(self, picture: np.ndarray, exact: bool) -> None:
-        """Display uint8 RGB [H, W, 3], stretched to the canvas; `exact` sends it without loss."""
+    def show(self, picture: np.ndarray, exact: bool, time: float = 0.0) -> None:
+        """Display uint8 RGB [H, W, 3] of that `time` (frames), stretched to the canvas; `exact` sends it without loss."""
         encoded = encode(picture, exact)
         with self._lock:
             self.sent += 1
-            self._payload = (self.sent, struct.pack("<I", self.sent) + encoded)
+            self._payload = (self.sent, struct.pack("<Id", self.sent, time) + encoded)
             self._times = {n: t for n, t in self._times.items() if n > self.confirmed} | {self.sent: self.clock()}
             self.last_picture, self.last_exact = picture, exact
         self._announce()

@@ -38,7 +38,7 @@ class Display(Protocol):
     @property
     def ready(self) -> bool: ...
 
-    def show(self, picture: np.ndarray, exact: bool) -> None: ...
+    def show(self, picture: np.ndarray, exact: bool, time: float) -> None: ...
 
 
 class Session:
@@ -270,7 +270,7 @@ class Session:
             assert self._taken is not None
             wish, exact = self._taken
         started = self.clock()
-        self.display.show(picture, exact)
+        self.display.show(picture, exact, request.time)
         now = self.clock()
         with self.lock:
             self._shown = (wish, exact)

@@ -16,6 +16,7 @@ from synthetic import RED, RIVAL_SKIN, SKIN, TRUTH_SKIN, BallStage
 from avatars.drive import ARKIT_NAMES
 from avatars.png import read_png_parameters
 from viewer.app import Viewer
+from viewer.bench_sound import sound_drift
 from viewer.live import encode
 
 
@@ -136,6 +137,12 @@ def test_playing_and_pausing_with_sound_in_step(viewer, fresh, keep) -> None:
     until(lambda: guest.session.transport.frame != frame, what="a step")
     assert guest.session.transport.frame in (frame + 1, 40)
     assert not np.array_equal(still(guest), exact)
+
+
+def test_the_sound_does_not_drift_from_what_is_on_the_screen(browser, keep) -> None:
+    """Nine seconds here; `python -m viewer.bench` listens for a minute."""
+    measured = sound_drift(BallStage(), browser, 900, 560, 9.0, lambda page: keep(page, "sound"))
+    assert measured["sound_seconds"] > 8 and measured["sound_drift_ms"] <= 40, measured
 
 
 def test_two_browsers_have_their_own_time_mode_and_face(viewer, fresh, open_page) -> None:

@@ -37,7 +37,7 @@ class Screen:
     def __init__(self) -> None:
         self.shown: list[tuple[np.ndarray, bool]] = []
 
-    def show(self, picture: np.ndarray, exact: bool) -> None:
+    def show(self, picture: np.ndarray, exact: bool, time: float) -> None:
         self.shown.append((picture, exact))
 
 

@@ -213,10 +213,16 @@
     g.fillRect(x(Math.floor(time) + 0.5) - 1, 0, 2, h);
   }
 
-  // Sound follows the picture's clock: small drifts by rate, large ones by a jump ----------------------------------
-  let jumped = 0, lead = 0.08;
+  // Sound follows what is on the screen, not the server's clock, which pictures reach some time later: small drifts are
+  // corrected by the rate, large ones by a jump. `behind`: seconds between the two, learnt from the pictures that came --
+  let jumped = 0, lead = 0.08, behind = 0.05, habit = 0;
+  function saw(frame) {
+    if (!state.playing || !state.fps) return;
+    const late = (now() - frame) / (state.fps * state.speed);
+    if (Math.abs(late) < 0.6) behind += 0.08 * (late - behind); // farther off: a loop, or a jump of the playhead
+  }
   function hear() {
-    const time = now(), here = length() ? sequenceAt(time) : null;
+    const time = Math.max(now() - behind * state.fps * state.speed, state.bounds[0]), here = length() ? sequenceAt(time) : null;
     const wanted = here && here.sound && state.playing && state.speed >= 0.25 && state.speed <= 4;
     if (!wanted) { if (!audio.paused) audio.pause(); return; }
     const source = `/sound/${key}/${state.sequences.indexOf(here)}`;
@@ -225,7 +231,7 @@
     if (audio.duration && target >= audio.duration) { if (!audio.paused) audio.pause(); return; }
     const drift = audio.currentTime - target, since = performance.now() - jumped;
     audio.dataset.drift = drift.toFixed(4);
-    if (audio.paused || (Math.abs(drift) > 0.07 && since > 350)) {
+    if (audio.paused || (Math.abs(drift) > 0.06 && since > 350)) {
       // Starting takes a browser a while; what it took last time is given as a lead.
       if (!audio.paused && since < 1500) lead = Math.max(0, Math.min(0.4, lead - drift));
       jumped = performance.now();
@@ -233,19 +239,23 @@
       audio.playbackRate = state.speed;
       if (audio.paused) audio.play().catch(() => {});
     } else {
-      audio.playbackRate = state.speed * (1 - Math.max(-0.1, Math.min(0.1, drift * 1.5)));
+      // Proportional and integral: a sound card's clock is a little off for ever. Small changes are left out, each costs a browser something.
+      habit = Math.max(-0.03, Math.min(0.03, habit + 0.012 * drift));
+      const rate = state.speed * (1 - Math.max(-0.1, Math.min(0.1, 0.8 * drift + habit)));
+      if (Math.abs(rate - audio.playbackRate) > 0.004 * state.speed) audio.playbackRate = rate;
     }
   }
 
   // Pictures: drawn in the order of their numbers, then acknowledged, which is what lets the next one leave ----------
   let newest = -1;
   async function show(own, blob) {
-    const number = new DataView(await blob.slice(0, 4).arrayBuffer()).getUint32(0, true);
-    const exact = new Uint8Array(await blob.slice(4, 5).arrayBuffer())[0] === 0x89; // PNG
-    const bitmap = await createImageBitmap(blob.slice(4, blob.size, exact ? "image/png" : "image/jpeg"), { colorSpaceConversion: "none" });
+    const head = new DataView(await blob.slice(0, 13).arrayBuffer());
+    const number = head.getUint32(0, true), frame = head.getFloat64(4, true), exact = head.getUint8(12) === 0x89; // PNG
+    const bitmap = await createImageBitmap(blob.slice(12, blob.size, exact ? "image/png" : "image/jpeg"), { colorSpaceConversion: "none" });
     if (socket !== own || number <= newest) return;
     newest = number;
     paper.transferFromImageBitmap(bitmap);
+    requestAnimationFrame(() => saw(frame));
     own.send(JSON.stringify({ do: "shown", value: number }));
     if (!painted) { painted = true; setTimeout(() => wait.classList.add("gone"), 150); setTimeout(() => wait.remove(), 500); }
   }
