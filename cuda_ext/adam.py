@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+import weakref
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cuda_ext import native, reference
+
+
+class Moving(NamedTuple):
+    """One tensor of a step; without a gradient its factors are waiting on `param`."""
+
+    param: Tensor
+    grad: Tensor | None
+    m: Tensor
+    v: Tensor
+
+
+_numbers = itertools.count()
+_optimizers: weakref.WeakValueDictionary[int, Adam] = weakref.WeakValueDictionary()
 
 
 class Adam:
@@ -18,7 +34,8 @@ class Adam:
     plain and can be indexed, concatenated and saved: see `rows`. With `capturable` (CUDA) the steps are counted on the device, so that
     a captured graph corrects the moments of each replay by the right step; learning rates are then those of the capture.
     Tensors named in `factored` must only be used as the basis of `blend`: their gradient is an outer product, which on the CPU is then
-    never written out (their `.grad` stays None).
+    never written out (their `.grad` stays None). Under torch.compile a step is one operator of the graph, which reads the rates and
+    counts the steps when it runs; compile the backward pass with it, or none of the two, when there are `factored` tensors.
     """
 
     def __init__(
@@ -41,6 +58,8 @@ class Adam:
         self.params = dict(params)
         self.lrs, self.heads, self.tails = dict(lrs), dict(heads or {}), dict(tails or {})
         self.betas, self.eps, self.step_count = betas, eps, 0
+        self.number = next(_numbers)
+        _optimizers[self.number] = self
         self.device_step: Tensor | None = None
         if capturable:
             device = next(iter(params.values())).device
@@ -56,23 +75,36 @@ class Adam:
     @torch.no_grad()
     def step(self, rows: Tensor | None = None) -> None:
         """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor."""
+        if torch.compiler.is_compiling():
+            names = [k for k, p in self.params.items() if p.grad is not None]
+            if names:
+                params, grads = [self.params[k] for k in names], [self.params[k].grad for k in names]
+                torch.ops.avatars.adam(self.number, names, params, grads, [self.m[k] for k in names], [self.v[k] for k in names], rows)
+            return
+        for name in self.factored:
+            native.settle_factors(self.params[name], whole=rows is not None)
+        moving = {
+            k: Moving(p, p.grad, self.m[k], self.v[k])
+            for k, p in self.params.items()
+            if p.grad is not None or getattr(p, native.FACTORS, None)
+        }
+        self._move(moving, rows)
+
+    def _move(self, moving: dict[str, Moving], rows: Tensor | None) -> None:
         self.step_count += 1
         if self.device_step is not None:
             self.device_step += 1
-        for name in self.factored:
-            native.settle_factors(self.params[name], whole=rows is not None)
-        moving = {k: p for k, p in self.params.items() if p.grad is not None or getattr(p, native.FACTORS, None)}
-        library = native.pick("av_adam", *moving.values()) if moving else None
+        library = native.pick("av_adam", *(each.param for each in moving.values())) if moving else None
         if library is not None:
             native.adam(library, self, moving, rows)
             return
-        index = slice(None) if rows is None else rows
-        for name, param in moving.items():
-            assert param.grad is not None
-            p, m, v = param[index], self.m[name][index], self.v[name][index]
-            reference.adam(p, param.grad[index], m, v, self._rates(name, p), self.step_count, *self.betas, self.eps)
+        index = ... if rows is None else rows
+        for name, (param, grad, m, v) in moving.items():
+            assert grad is not None
+            p, some_m, some_v = param[index], m[index], v[index]
+            reference.adam(p, grad[index], some_m, some_v, self._rates(name, p), self.step_count, *self.betas, self.eps)
             if rows is not None:
-                param[index], self.m[name][index], self.v[name][index] = p, m, v
+                param[index], m[index], v[index] = p, some_m, some_v
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -111,3 +143,22 @@ class Adam:
         rates = torch.full((columns,), self.tails[name], dtype=param.dtype, device=param.device)
         rates[: self.heads[name]] = self.lrs[name]
         return rates.reshape(param.shape[1:])
+
+
+def step_of(
+    number: int,
+    names: Sequence[str],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    m: Sequence[Tensor],
+    v: Sequence[Tensor],
+    rows: Tensor | None,
+) -> None:
+    """The step that a compiled graph asks for; the tensors may be stand-ins for the optimiser's own."""
+    optimizer = _optimizers[number]
+    for name in optimizer.factored:
+        if getattr(optimizer.params[name], native.FACTORS):
+            raise RuntimeError(f"Adam: a compiled step found the factored gradient of {name!r}: compile the backward pass too, or factor nothing")
+    moving = {name: Moving(*tensors) for name, *tensors in zip(names, params, grads, m, v, strict=True)}
+    with torch.no_grad():
+        optimizer._move(moving, rows)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cuda_ext import ops
+from cuda_ext import adam, hash_grid, ops
 
 _SCENE = "Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor sh, Tensor viewmats, Tensor Ks"
 
@@ -40,17 +40,18 @@ def _define(
         return [torch.zeros_like(t) if g is None else g.contiguous() for g, t in zip(gradients, leaves, strict=True)]
 
     torch.library.define(f"avatars::{name}", f"({schema}) -> Tensor[]")
-    torch.library.define(f"avatars::{name}_backward", f"(Tensor[] upstream, {schema}) -> Tensor[]")
     torch.library.impl(f"avatars::{name}", "CompositeExplicitAutograd", forward)
-    torch.library.impl(f"avatars::{name}_backward", "CompositeExplicitAutograd", backward)
     torch.library.register_fake(f"avatars::{name}", lambda *args: list(fake(*args)))
+    if not differentiable:
+        return
+    torch.library.define(f"avatars::{name}_backward", f"(Tensor[] upstream, {schema}) -> Tensor[]")
+    torch.library.impl(f"avatars::{name}_backward", "CompositeExplicitAutograd", backward)
     torch.library.register_fake(
         f"avatars::{name}_backward", lambda upstream, *args: [torch.empty_like(args[i]) for i in differentiable if args[i] is not None]
     )
 
     def setup_context(ctx, inputs, output) -> None:
         ctx.shapes = [tuple(o.shape) for o in output]
-        ctx.like = inputs[0].dtype
         ctx.save_for_backward(*[i for i in inputs if isinstance(i, Tensor)])
         ctx.others = [None if isinstance(i, Tensor) else (i,) for i in inputs]
 
@@ -64,11 +65,11 @@ def _define(
     torch.library.register_autograd(f"avatars::{name}", differentiate, setup_context=setup_context)
 
 
-def _splat(means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, width, height, near, eps2d, antialiased, sh_degree,
-           log_scales, logit_opacities) -> list[Tensor]:  # fmt: skip
+def _splat(*args) -> list[Tensor]:
+    *scene, backgrounds, width, height, near, eps2d, antialiased, sh_degree, log_scales, logit_opacities = args
     out = ops.splat(
-        means, quats, scales, opacities, sh, viewmats, Ks, width, height, backgrounds=backgrounds, near=near, eps2d=eps2d,
-        antialiased=antialiased, sh_degree=sh_degree, log_scales=log_scales, logit_opacities=logit_opacities,
+        *scene, width, height, backgrounds=backgrounds, near=near, eps2d=eps2d, antialiased=antialiased, sh_degree=sh_degree,
+        log_scales=log_scales, logit_opacities=logit_opacities,
     )  # fmt: skip
     assert out.depth is not None
     return [out.color, out.alpha, out.depth, out.radii]
@@ -80,16 +81,43 @@ def _splat_fake(means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, 
     return [*images, means.new_empty(C, N, 2, dtype=torch.int32)]
 
 
-def _bind(vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales) -> list[Tensor]:
-    return list(ops.bind(vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales=log_scales))
+def _project(*args) -> list[Tensor]:
+    *scene, width, height, near, eps2d, antialiased, sh_degree = args
+    out = ops.project(*scene, width, height, near=near, eps2d=eps2d, antialiased=antialiased, sh_degree=sh_degree)
+    return [out.means2d, out.conics, out.depths, out.colors, out.opacities, out.radii]
 
 
-def _l1_ssim(a, b, weights, ssim_weight, valid) -> list[Tensor]:
-    return [ops.l1_ssim(a, b, ssim_weight=ssim_weight, weights=weights, valid=valid)]
+def _project_fake(means, quats, scales, opacities, sh, viewmats, *_) -> list[Tensor]:
+    N, C = means.shape[0], viewmats.shape[0]
+    floats = [means.new_empty(shape) for shape in ((C, N, 2), (C, N, 3), (C, N), (C, N, 3), (C, N))]
+    return [*floats, means.new_empty(C, N, 2, dtype=torch.int32)]
 
 
-def _blend(basis, weights, means, quats, sh) -> list[Tensor]:
-    return list(ops.blend(basis, weights, means, quats, sh))
+def _rasterize(*args) -> list[Tensor]:
+    *projected, backgrounds, width, height = args
+    out = ops.rasterize(ops.Projected(*projected), width, height, backgrounds)
+    return [out.color, out.alpha, out.depth, out.contributions]
+
+
+def _rasterize_fake(means2d, conics, depths, colors, opacities, radii, backgrounds, width, height) -> list[Tensor]:
+    C, N = depths.shape
+    return [*(means2d.new_empty(C, height, width, channels) for channels in (3, 1, 1)), means2d.new_empty(N)]
+
+
+def _penalty(means, log_scales, logit_opacities, reach, position_weight, scale_weight, opacity_weight, max_scale) -> list[Tensor]:
+    weights = {"position_weight": position_weight, "scale_weight": scale_weight, "opacity_weight": opacity_weight}
+    return [ops.penalty(means, log_scales, logit_opacities, reach, **weights, max_scale=max_scale)]
+
+
+def _rasterize_mesh_fake(vertices, faces, Ks, width, height, *_) -> list[Tensor]:
+    C = vertices.shape[0]
+    ids = vertices.new_empty(C, height, width, dtype=torch.int32)
+    return [ids, vertices.new_empty(C, height, width, 3), vertices.new_empty(C, height, width)]
+
+
+def _hash_encode(positions, table, scales, resolutions, offsets) -> list[Tensor]:
+    grid = hash_grid.HashGrid(tuple(scales), tuple(resolutions), tuple(offsets), table.shape[1])
+    return [hash_grid.hash_encode(grid, positions, table)]
 
 
 _define(
@@ -101,19 +129,73 @@ _define(
     (0, 1, 2, 3, 4, 7),
 )
 _define(
+    "project",
+    f"{_SCENE}, int width, int height, float near, float eps2d, bool antialiased, int? sh_degree",
+    _project,
+    _project_fake,
+    (0, 1, 2, 3, 4),
+)
+_define(
+    "rasterize",
+    "Tensor means2d, Tensor conics, Tensor depths, Tensor colors, Tensor opacities, Tensor radii, Tensor? backgrounds, int width, int height",
+    _rasterize,
+    _rasterize_fake,
+    (0, 1, 2, 3, 4, 6),
+)
+_define(
     "bind",
     "Tensor vertices, Tensor faces, Tensor face_ids, Tensor local_means, Tensor local_quats, Tensor local_scales, bool log_scales",
-    _bind,
+    lambda *args: list(ops.bind(*args[:6], log_scales=args[6])),
     lambda vertices, faces, face_ids, means, quats, scales, log: [torch.empty_like(t) for t in (means, quats, scales)],
     (0, 3, 4, 5),
 )
 _define(
-    "l1_ssim", "Tensor a, Tensor b, Tensor? weights, float ssim_weight, bool valid", _l1_ssim, lambda a, *_: [a.new_empty(a.shape[0])], (0,)
-)
-_define(
     "blend",
     "Tensor basis, Tensor weights, Tensor means, Tensor quats, Tensor sh",
-    _blend,
+    lambda *args: list(ops.blend(*args)),
     lambda basis, weights, *local: [torch.empty_like(t) for t in local],
     (0, 1, 2, 3, 4),
 )
+_define(
+    "penalty",
+    "Tensor means, Tensor log_scales, Tensor logit_opacities, Tensor reach, float position_weight, float scale_weight, "
+    "float opacity_weight, float max_scale",
+    _penalty,
+    lambda means, *_: [means.new_empty(())],
+    (0, 1, 2),
+)
+_define(
+    "l1_ssim",
+    "Tensor a, Tensor b, Tensor? weights, float ssim_weight, bool valid",
+    lambda a, b, weights, ssim_weight, valid: [ops.l1_ssim(a, b, ssim_weight=ssim_weight, weights=weights, valid=valid)],
+    lambda a, *_: [a.new_empty(a.shape[0])],
+    (0,),
+)
+_define(
+    "ssim",
+    "Tensor a, Tensor b, Tensor? weights, bool valid",
+    lambda a, b, weights, valid: [ops.ssim(a, b, weights=weights, valid=valid)],
+    lambda a, *_: [a.new_empty(a.shape[0])],
+    (0,),
+)
+_define(
+    "rasterize_mesh",
+    "Tensor vertices, Tensor faces, Tensor Ks, int width, int height, float near, bool cull_back",
+    lambda *args: list(ops.rasterize_mesh(*args[:5], near=args[5], cull_back=args[6])),
+    _rasterize_mesh_fake,
+    (),
+)
+_define(
+    "hash_encode",
+    "Tensor positions, Tensor table, float[] scales, int[] resolutions, int[] offsets",
+    _hash_encode,
+    lambda positions, table, scales, *_: [table.new_empty(positions.shape[0], len(scales) * table.shape[1])],
+    (0, 1),
+)
+
+# The optimiser is named by a number, so that rates and the step count are read when the graph runs, not when it is traced.
+torch.library.define(
+    "avatars::adam", "(int optimizer, str[] names, Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] m, Tensor(c!)[] v, Tensor? rows) -> ()"
+)
+torch.library.impl("avatars::adam", "CompositeExplicitAutograd", adam.step_of)
+torch.library.register_fake("avatars::adam", lambda *_: None)

@@ -72,6 +72,8 @@ def hash_encode(
         raise ValueError(f"table must be [{grid.rows}, {grid.features}], got {list(table.shape)}")
     if positions.device != table.device:
         raise ValueError(f"all tensors must be on one device, got {positions.device} and {table.device}")
+    if torch.compiler.is_compiling():
+        return torch.ops.avatars.hash_encode(positions, table, grid.scales, grid.resolutions, grid.offsets)[0]
     lib = native.pick("av_hash_forward", positions, table)
     if lib is None:
         return _reference(grid, positions, table)

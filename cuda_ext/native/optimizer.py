@@ -11,25 +11,22 @@ from cuda_ext.native.binding import FACTORS
 from cuda_ext.native.calls import launch_of, pointer
 
 if TYPE_CHECKING:
-    from cuda_ext.adam import Adam
+    from cuda_ext.adam import Adam, Moving
 
 
-def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None) -> None:
+def adam(lib, optimizer: Adam, moving: dict[str, Moving], rows: Tensor | None) -> None:
     """One step of every tensor in `moving`."""
     tensors = (abi.AvAdamTensor * len(moving))()
     alive = []  # temporaries that the call reads
-    for slot, (name, param) in zip(tensors, moving.items(), strict=True):
-        factors = getattr(param, FACTORS, None)
-        if factors:
-            grad, factor = factors[0]
+    for slot, (name, (param, grad, m, v)) in zip(tensors, moving.items(), strict=True):
+        if grad is None:
+            grad, factor = getattr(param, FACTORS)[0]
             slot.factor, slot.factor_size = factor.data_ptr(), len(factor)
         else:
-            assert param.grad is not None
-            grad = param.grad if rows is None else param.grad[rows]
-            grad = grad.contiguous()
+            grad = (grad if rows is None else grad[rows]).contiguous()
         alive.append(grad)
         slot.param, slot.grad = param.data_ptr(), grad.data_ptr()
-        slot.m, slot.v = optimizer.m[name].data_ptr(), optimizer.v[name].data_ptr()
+        slot.m, slot.v = m.data_ptr(), v.data_ptr()
         slot.rows = param.shape[0] if param.dim() else 1
         slot.columns = param.numel() // slot.rows if slot.rows else 1
         slot.lr = optimizer.lrs[name]
@@ -38,7 +35,7 @@ def adam(lib, optimizer: Adam, moving: dict[str, Tensor], rows: Tensor | None) -
             slot.head_columns, slot.lr_tail = optimizer.heads[name], optimizer.tails[name]
         if rows is not None:
             slot.row_ids, slot.row_count = rows.data_ptr(), len(rows)
-    device = next(iter(moving.values())).device
+    device = next(iter(moving.values())).param.device
     beta1, beta2 = optimizer.betas
     step = optimizer.device_step
     args = abi.AvAdam(launch_of(device), tensors, len(moving), beta1, beta2, optimizer.eps, optimizer.step_count, pointer(step))

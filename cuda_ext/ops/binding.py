@@ -89,6 +89,8 @@ def penalty(
     expect("reach", reach, (N,))
     same_device(means, log_scales, logit_opacities, reach)
     weights = (position_weight, scale_weight, opacity_weight)
+    if torch.compiler.is_compiling():
+        return torch.ops.avatars.penalty(means, log_scales, logit_opacities, reach, *weights, max_scale)[0]
     library = native.pick("av_penalty", means, log_scales, logit_opacities, reach) if N else None
     if library is None:
         return reference.penalty(means, log_scales, logit_opacities, reach, weights, max_scale)

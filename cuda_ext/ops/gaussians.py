@@ -88,6 +88,8 @@ def project(
     """Project Gaussians (EWA, Zwicker et al. 2001) and evaluate their colours; gradients to the first five arguments."""
     degree = check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     tensors = (means, quats, scales, opacities, sh, viewmats, Ks)
+    if torch.compiler.is_compiling():
+        return Projected(*torch.ops.avatars.project(*tensors, width, height, near, eps2d, antialiased, sh_degree))
     library = native.pick("av_project_forward", *tensors)
     if library is None:
         return Projected(*reference.project(*tensors, width, height, near, eps2d, antialiased, degree))
@@ -111,6 +113,8 @@ def rasterize(
     backgrounds = check_backgrounds(backgrounds, C, p.means2d)
     check_size(width, height)
     tensors = (p.means2d, p.conics, p.depths, p.colors, p.opacities, p.radii)
+    if torch.compiler.is_compiling():
+        return Rasterized(*torch.ops.avatars.rasterize(*tensors, backgrounds, width, height))
     library = native.pick("av_rasterize_forward", *tensors[:5])
     if library is None:
         return Rasterized(*reference.rasterize(*tensors, width, height, backgrounds)[:4])

@@ -32,6 +32,8 @@ def rasterize_mesh(
     check_size(width, height)
     same_device(vertices, faces, Ks)
     vertices, Ks = vertices.detach(), Ks.detach()
+    if torch.compiler.is_compiling():
+        return tuple(torch.ops.avatars.rasterize_mesh(vertices, faces, Ks, width, height, near, cull_back))
     library = native.pick("av_mesh_rasterize", vertices, Ks)
     if library is None:
         return reference.rasterize_mesh(vertices, faces, Ks, width, height, near, cull_back)

@@ -21,6 +21,9 @@ def ssim(
     Outside of the image counts as black, as in 3DGS; `valid` leaves the border that sees it (5 pixels) out of the mean.
     `weights` multiply the map before the mean, which still divides by the number of pixels.
     """
+    if torch.compiler.is_compiling():
+        _check(a, b, weights, valid)
+        return torch.ops.avatars.ssim(a, b, weights, valid)[0]
     return _l1_and_ssim(a, b, weights, valid)[1]
 
 
@@ -37,6 +40,7 @@ def l1_ssim(
     With `weights` w: (1-λ)·mean(w|a-b|) + λ·mean(w·(1 - ssim)).
     """
     if torch.compiler.is_compiling():
+        _check(a, b, weights, valid)
         return torch.ops.avatars.l1_ssim(a, b, weights, ssim_weight, valid)[0]
     l1, similarity = _l1_and_ssim(a, b, weights, valid)
     total: Tensor | float = 1.0
@@ -46,17 +50,25 @@ def l1_ssim(
     return (1 - ssim_weight) * l1 + ssim_weight * (total - similarity)
 
 
-def _l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> tuple[Tensor, Tensor]:
+def _check(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> int:
+    """The pixels to leave out at each border."""
     if a.dim() != 4 or a.shape[-1] != 3 or a.shape != b.shape or 0 in a.shape:
         raise ValueError(f"images must be two non-empty [B,H,W,3], got {tuple(a.shape)} and {tuple(b.shape)}")
     if weights is not None:
         expect("weights", weights, tuple(a.shape[:3]))
+        same_device(a, weights)
+    same_device(a, b)
     crop = reference.SSIM_RADIUS if valid else 0
     if min(a.shape[1:3]) <= 2 * crop:
         raise ValueError(f"valid=True needs images larger than {2 * crop} pixels, got {tuple(a.shape)}")
-    tensors = (a, b) if weights is None else (a, b, weights)
-    same_device(*tensors)
-    library = native.pick("av_ssim_forward", *tensors)
+    if b.requires_grad and torch.compiler.is_compiling():
+        raise ValueError("ssim: under torch.compile the gradient goes to the first image only; exchange the images, or detach the second")
+    return crop
+
+
+def _l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> tuple[Tensor, Tensor]:
+    crop = _check(a, b, weights, valid)
+    library = native.pick("av_ssim_forward", *((a, b) if weights is None else (a, b, weights)))
     if library is None or b.requires_grad:
         return reference.l1_and_ssim(a, b, weights, crop)
     return native.l1_and_ssim(library, a, b, weights, crop)

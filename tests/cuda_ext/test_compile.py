@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
+from torch import Tensor
 
 from cuda_ext import ops
 from cuda_ext.bench import head_like_mesh
 from cuda_ext.bench_scenes import head_scene
+from cuda_ext.hash_grid import HashGrid, hash_encode, hash_encode_blended
 
 
 def test_a_training_step_compiles_into_one_graph():
@@ -30,6 +35,139 @@ def test_a_training_step_compiles_into_one_graph():
         results.append([loss.detach(), *(t.grad for t in leaves)])
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def _scene() -> list[Tensor]:
+    return list(head_scene(60, 20, 16, cameras=2).tensors)
+
+
+def _project(means, quats, scales, opacities, sh, viewmats, Ks) -> list[Tensor]:
+    p = ops.project(means, quats, scales, opacities, sh, viewmats, Ks, 20, 16, antialiased=True, sh_degree=1)
+    return [p.means2d, p.conics, p.depths, p.colors, p.opacities, p.radii]
+
+
+def _rasterize(*projected) -> list[Tensor]:
+    *projected, backgrounds = projected
+    r = ops.rasterize(ops.Projected(*projected), 20, 16, backgrounds)
+    return [r.color, r.alpha, r.depth, r.contributions]
+
+
+def _projected() -> list[Tensor]:
+    return [*_project(*_scene()), torch.rand(2, 3)]
+
+
+def _images() -> list[Tensor]:
+    return [torch.rand(2, 12, 13, 3), torch.rand(2, 12, 13, 3), torch.rand(2, 12, 13)]
+
+
+def _mesh() -> list[Tensor]:
+    vertices, faces = head_like_mesh(6, 8)
+    Ks = torch.tensor([[[60.0, 0, 12], [0, 60.0, 10], [0, 0, 1]]])
+    return [(vertices + torch.tensor([0.0, 0.0, 0.6]))[None], faces, Ks]
+
+
+_WEIGHTS = {"position_weight": 0.3, "scale_weight": 0.2, "opacity_weight": 0.1, "max_scale": 0.5}
+_GRID = HashGrid.build(levels=3, log2_size=8, base=4)
+
+# name → (the operator on tensors alone, its tensors, how many of them have gradients)
+OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
+    "project": (_project, _scene, 5),
+    "rasterize": (_rasterize, _projected, 5),
+    "penalty": (lambda *t: [ops.penalty(*t, **_WEIGHTS)], lambda: [torch.randn(9, 3), torch.randn(9, 3), torch.randn(9), torch.ones(9)], 3),
+    "ssim": (lambda a, b, w: [ops.ssim(a, b, weights=w)], _images, 1),
+    "l1_ssim": (lambda a, b, w: [ops.l1_ssim(a, b, valid=True)], _images, 1),
+    "rasterize_mesh": (lambda *t: list(ops.rasterize_mesh(*t, 24, 20)), _mesh, 0),
+    "hash_encode": (lambda x, t: [hash_encode(_GRID, x, t)], lambda: [torch.rand(30, 3), torch.randn(_GRID.rows, 2)], 2),
+    "hash_encode_blended": (
+        lambda x, t, w: [hash_encode_blended(_GRID, x, t, w)],
+        lambda: [torch.rand(30, 3), torch.randn(2, _GRID.rows, 2), torch.rand(30, 2)],
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_each_operator_compiles(name):
+    """One graph, the eager results, and the eager gradients; the fakes tell the compiler the true shapes and types."""
+    operator, make, differentiable = OPERATORS[name]
+    torch.manual_seed(0)
+    tensors = make()
+    results = []
+    torch._dynamo.reset()
+    for function in (operator, torch.compile(operator, backend="aot_eager", fullgraph=True)):
+        leaves = [t.detach().clone().requires_grad_(i < differentiable) for i, t in enumerate(tensors)]
+        out = function(*leaves)
+        if differentiable:
+            sum((t * torch.linspace(0.5, 1.5, t.numel()).reshape(t.shape)).sum() for t in out if t.requires_grad).backward()
+        results.append([t.detach() for t in out] + [leaf.grad for leaf in leaves[:differentiable]])
+    for eager, compiled in zip(*results, strict=True):
+        assert eager.dtype == compiled.dtype and eager.shape == compiled.shape
+        assert torch.allclose(eager, compiled, rtol=1e-5, atol=1e-8)
+
+
+def _optimizers(factored: tuple[str, ...] = ()) -> ops.Adam:
+    g = torch.Generator().manual_seed(0)
+    params = {"a": torch.randn(7, 3, generator=g), "b": torch.randn(5, 4, 3, generator=g), "idle": torch.zeros(2)}
+    return ops.Adam(params, {"a": 1e-2, "b": 2e-2, "idle": 1.0}, heads={"b": 3}, tails={"b": 1e-3}, factored=factored)
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([0, 3])])
+def test_adam_compiles_once_for_all_steps_and_rates(rows):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    optimizers = [_optimizers() for _ in range(2)]
+    torch._dynamo.reset()
+    steps = (optimizers[0].step, torch.compile(optimizers[1].step, backend=backend, fullgraph=True))
+    for i in range(4):
+        for optimizer, step in zip(optimizers, steps, strict=True):
+            g = torch.Generator().manual_seed(i)
+            optimizer.lrs["a"] *= 0.9
+            for name in ("a", "b"):
+                optimizer.params[name].grad = torch.randn(optimizer.params[name].shape, generator=g)
+            step(rows)
+    assert len(graphs) == 1
+    assert optimizers[1].step_count == 4
+    for key, value in optimizers[0].state_dict().items():
+        assert torch.equal(value, optimizers[1].state_dict()[key]), key
+    assert all(torch.equal(p, optimizers[1].params[k]) for k, p in optimizers[0].params.items())
+
+
+def test_adam_compiles_with_what_follows():
+    """Through functionalization the operator gets copies; the parameters still move."""
+    optimizers = [_optimizers() for _ in range(2)]
+    totals = []
+    torch._dynamo.reset()
+    for optimizer, compiled in zip(optimizers, (False, True), strict=True):
+
+        def step(optimizer=optimizer):
+            optimizer.step()
+            return sum(p.sum() for p in optimizer.params.values())
+
+        for name in ("a", "b"):
+            optimizer.params[name].grad = torch.ones_like(optimizer.params[name])
+        totals.append((torch.compile(step, backend="aot_eager", fullgraph=True) if compiled else step)())
+    assert torch.equal(*totals)
+    assert all(torch.equal(p, optimizers[1].params[k]) for k, p in optimizers[0].params.items())
+
+
+def test_a_compiled_step_refuses_factors_that_it_cannot_see():
+    optimizer = ops.Adam({"basis": torch.randn(4, 10, 3).requires_grad_(), "a": torch.ones(2)}, {"basis": 1e-2, "a": 1e-2}, factored=("basis",))
+    blended = ops.blend(optimizer.params["basis"], torch.rand(3), torch.rand(4, 3), torch.rand(4, 4), torch.rand(4, 1, 3))
+    sum(t.sum() for t in blended).backward()
+    optimizer.params["a"].grad = torch.ones(2)
+    torch._dynamo.reset()
+    with pytest.raises(RuntimeError, match="factored gradient of 'basis'"):
+        torch.compile(optimizer.step, backend="eager", fullgraph=True)()
+
+
+def test_errors_of_shape_are_raised_while_compiling():
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"images must be two non-empty"):
+        torch.compile(ops.ssim, backend="eager", fullgraph=True)(torch.rand(1, 4, 4, 3), torch.rand(1, 4, 5, 3))
 
 
 def test_fakes_agree_with_the_operators():
