@@ -32,6 +32,7 @@ from avatars.errors import AvatarError, ConfigError, UserError
 from avatars.files import atomic_path, content_hash, read_arrays, read_json, write_json
 from avatars.gaussians import CanonicalGaussians
 from avatars.head import HeadModel, ShapedHead, load_head, save_head
+from avatars.seal import check_seal, seal
 from avatars.sequence import Segment, read_segments
 from avatars.types import Cameras, Gaussians, HeadPose, Identity, Image
 from cuda_ext import ops
@@ -199,7 +200,7 @@ def _write_files(avatar: Avatar, a: Avatar, tensors: Mapping[str, Tensor], folde
         if source is not None and source != folder / "audio" / f"{segment.name}.wav":
             with atomic_path(new / "audio" / f"{segment.name}.wav") as temporary:
                 shutil.copyfile(source, temporary)
-    write_json(new / "manifest.json", {
+    manifest = {
         "kind": KIND, "version": VERSION, "units": "metres", "axes": "y up, z forward, x the subject's left; cameras OpenCV",
         "quaternions": "wxyz", "color_space": "sRGB, spherical harmonics + 0.5", "licence": "the licence of the capture applies",
         "gaussians": len(a.gaussians), "deformation": a.deformation, "settings": asdict(a.settings),
@@ -207,8 +208,9 @@ def _write_files(avatar: Avatar, a: Avatar, tensors: Mapping[str, Tensor], folde
         "fps": line.fps, "segments": [[s.name, s.start, s.stop] for s in line.segments], "tracked": line.tracked,
         "cameras": list(line.cameras.names), "width": line.cameras.width, "height": line.cameras.height,
         "held_out_cameras": list(line.held_out_cameras), "held_out_sequences": list(line.held_out_sequences),
-        "provenance": dict(a.provenance), "content_hash": content_hash(new / "avatar.safetensors"),
-    })  # fmt: skip
+        "provenance": dict(a.provenance),
+    }  # fmt: skip
+    write_json(new / "manifest.json", seal(manifest, new, ("avatar.safetensors", "sequences.npz")))
 
 
 def load_avatar(folder: str | Path) -> Avatar:
@@ -221,12 +223,14 @@ def load_avatar(folder: str | Path) -> Avatar:
         raise AvatarError(f"{folder} is not an avatar: manifest.json does not say kind {KIND!r}. Give the folder that `avatars train` wrote.")
     if m.get("version") != VERSION:
         raise AvatarError(f"{folder} has version {m.get('version')}; this program reads {VERSION}. Train the avatar again.")
-    tensors = read_tensors(folder / "avatar.safetensors", "Train the avatar again, or copy the folder again.")
+    remedy = "Train the avatar again, or copy the folder again."
+    check_seal(m, folder, remedy)
+    tensors = read_tensors(folder / "avatar.safetensors", remedy)
     try:
-        if m["content_hash"] != content_hash(folder / "avatar.safetensors"):
+        if m.get("content_hash", "") not in ("", content_hash(folder / "avatar.safetensors")):  # of a time before seals
             raise ValueError("avatar.safetensors is not the file that manifest.json was written for")
         head = _head_of(folder, m["head"])
-        arrays = read_arrays(folder / "sequences.npz", "avatar", "Train the avatar again, or copy the folder again.")
+        arrays = read_arrays(folder / "sequences.npz", "avatar", remedy)
         codes = HeadPose(*(torch.from_numpy(arrays[f.name]) for f in fields(HeadPose)))
         cameras = Cameras(tuple(m["cameras"]), tensors["cameras.Ks"], tensors["cameras.viewmats"], m["width"], m["height"])
         gaussians = CanonicalGaussians(**_under(tensors, "gaussians."))
@@ -252,7 +256,7 @@ def load_avatar(folder: str | Path) -> Avatar:
         raise
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise AvatarError(f"{folder} is damaged: {reason}. Train the avatar again, or copy the folder again.") from None
+        raise AvatarError(f"{folder} is damaged: {reason}. {remedy}") from None
 
 
 def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:

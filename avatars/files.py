@@ -118,7 +118,7 @@ def plain_name(name: Any, what: str) -> str:
     return name
 
 
-def content_hash(*items: str | bytes | os.PathLike) -> str:
+def content_hash(*items: str | bytes | memoryview | os.PathLike) -> str:
     """A short hash (16 hex digits) of texts, bytes and files; a Path stands for the content of that file."""
     digest = hashlib.sha256()
     for item in items:

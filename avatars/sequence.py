@@ -25,9 +25,11 @@ import torch
 
 from avatars.errors import AvatarError
 from avatars.files import atomic_path, plain_name, read_arrays, read_json, write_json
+from avatars.seal import check_seal, seal
 from avatars.types import Cameras, HeadPose, Identity
 
 VERSION = 1
+_FILES = ("cameras.npz", "identity.npz", "codes.npz")
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,15 @@ def save_tracked(tracked: TrackedSequence) -> None:
         identity["offsets"] = tracked.identity.offsets.detach().cpu().numpy()
     _save_npz(folder / "identity.npz", **identity)
     _save_npz(folder / "cameras.npz", Ks=tracked.cameras.Ks.cpu().numpy(), viewmats=tracked.cameras.viewmats.cpu().numpy())
-    write_json(folder / "manifest.json", {
+    manifest = {
         "kind": "avatars.tracked_sequence", "version": VERSION, "units": "metres", "axes": "OpenCV cameras",
         "capture": tracked.capture, "fps": tracked.fps,
         "cameras": list(tracked.cameras.names), "width": tracked.cameras.width, "height": tracked.cameras.height,
         "segments": [[s.name, s.start, s.stop] for s in tracked.segments],
         "head": {"name": tracked.head_name, "hash": tracked.head_hash}, "expression_names": list(tracked.expression_names),
         "frames_root": tracked.frames_root, "quality": tracked.quality, "provenance": tracked.provenance,
-    })  # fmt: skip
+    }  # fmt: skip
+    write_json(folder / "manifest.json", seal(manifest, folder, _FILES))
 
 
 def load_tracked(folder: str | Path) -> TrackedSequence:
@@ -152,12 +155,12 @@ def load_tracked(folder: str | Path) -> TrackedSequence:
     m = read_json(folder / "manifest.json", "tracked sequence")
     if not isinstance(m, dict) or m.get("kind") != "avatars.tracked_sequence":
         kind = m.get("kind") if isinstance(m, dict) else None
-        raise AvatarError(f"{folder} is not a tracked sequence (kind {kind!r} in manifest.json).")
+        raise AvatarError(f"{folder} is not a tracked sequence (kind {kind!r} in manifest.json). Give the folder that `avatars track` wrote.")
     if m.get("version") != VERSION:
         raise AvatarError(f"{folder} has version {m.get('version')}; this program reads {VERSION}. Track the capture again.")
-    cameras, identity, codes = (
-        read_arrays(folder / f"{name}.npz", "tracked sequence", f"Delete {folder} and track the capture again.") for name in ("cameras", "identity", "codes")
-    )
+    remedy = f"Delete {folder} and track the capture again."
+    check_seal(m, folder, remedy)
+    cameras, identity, codes = (read_arrays(folder / name, "tracked sequence", remedy) for name in _FILES)
     try:
         pose = HeadPose(*(torch.from_numpy(codes[k]) for k in ("expression", "joints", "rotation", "translation")))
         offsets = torch.from_numpy(identity["offsets"]) if "offsets" in identity else None

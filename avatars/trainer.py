@@ -27,6 +27,7 @@ from avatars.gaussians import (
 )  # fmt: skip
 from avatars.head import HeadModel
 from avatars.pictures import Batch, PictureCache
+from avatars.seal import tensors_checksum
 from avatars.sequence import TrackedSequence
 from avatars.shell import View, carve, sample_shell, seed_colors
 from avatars.train import Event, Split, TrainConfig
@@ -310,7 +311,8 @@ class Trainer:
         tensors |= {"face_ids": self.face_ids, "reach": self.reach}
         tensors |= {f"statistics.{k}": getattr(s, k) for k in ("grad_norm", "count", "max_radius", "contributions")}
         clock = {"step": self.step, "elapsed": self.elapsed, "psnr": self.psnr, "loss": self.loss, "unit": self.unit, "key": key}
-        write_tensors(path, tensors, {"clock": json.dumps(clock)})
+        text = json.dumps(clock)
+        write_tensors(path, tensors, {"clock": text, "checksum": tensors_checksum(text, tensors)})
 
     def resume(self, path: Path, key: str) -> bool:
         """Take up a checkpoint of the same inputs; False when there is none. AvatarError when it is damaged."""
@@ -322,7 +324,10 @@ class Trainer:
         tensors = read_tensors(path, remedy)
         try:
             with safe_open(path, "pt") as file:
-                clock = json.loads(file.metadata()["clock"])
+                metadata = file.metadata() or {}
+            if metadata.get("checksum", "") not in ("", tensors_checksum(metadata["clock"], tensors)):
+                raise ValueError("its checksum is not that of its content")
+            clock = json.loads(metadata["clock"])
             if clock["key"] != key:
                 return False
             gaussians = CanonicalGaussians(tensors["face_ids"], *(tensors[f"params.{k}"] for k in _OWN))
@@ -336,7 +341,8 @@ class Trainer:
                 getattr(self.statistics, k).copy_(tensors[f"statistics.{k}"])
             self.step, self.elapsed, self.psnr, self.loss = clock["step"], clock["elapsed"], clock["psnr"], clock["loss"]
         except (KeyError, TypeError, ValueError) as error:
-            raise AvatarError(f"{path} is damaged ({error!r}). {remedy}") from None
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise AvatarError(f"{path} is damaged: {reason}. {remedy}") from None
         self.first_step, self.first_elapsed = self.step, self.elapsed
         return True
 

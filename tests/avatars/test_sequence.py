@@ -104,6 +104,43 @@ def test_damaged_arrays_are_named(tmp_path: Path, name: str) -> None:
         load_tracked(tmp_path)
 
 
+def unsealed(folder: Path) -> dict:
+    """The manifest as someone leaves it who edits it on purpose."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return {k: v for k, v in manifest.items() if k not in ("files", "checksum")}
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    save_tracked(tracked(tmp_path))
+    generator = np.random.default_rng(0)
+    for name in ("manifest.json", "cameras.npz", "identity.npz", "codes.npz"):
+        content = (tmp_path / name).read_bytes()
+        for at in generator.integers(0, len(content), 40):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << generator.integers(0, 8)
+            (tmp_path / name).write_bytes(flipped)
+            try:
+                same = json.loads(flipped) == json.loads(content) if name.endswith(".json") else False
+            except ValueError:
+                same = False
+            if not same:  # a blank for a tab
+                with pytest.raises(AvatarError, match=r"(damaged|version|not a tracked sequence).*(again|Give)"):
+                    load_tracked(tmp_path)
+        (tmp_path / name).write_bytes(content)
+    load_tracked(tmp_path)
+
+
+def test_a_file_of_another_tracking_is_noticed_and_an_unsealed_manifest_loads(tmp_path: Path) -> None:
+    save_tracked(tracked(tmp_path))
+    other = tracked(tmp_path / "other")
+    save_tracked(replace(other, codes=replace(other.codes, expression=other.codes.expression + 0.25)))
+    (tmp_path / "codes.npz").write_bytes((tmp_path / "other" / "codes.npz").read_bytes())
+    with pytest.raises(AvatarError, match=r"codes\.npz is damaged, or not the file that manifest\.json was written for\. Delete .* and track"):
+        load_tracked(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(unsealed(tmp_path)))
+    load_tracked(tmp_path)  # as folders of earlier versions do
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"kind": "cake"}, "not a tracked sequence.*cake"),
     ({"version": 99}, "version 99; this program reads"),
@@ -118,15 +155,14 @@ def test_damaged_arrays_are_named(tmp_path: Path, name: str) -> None:
 ])  # fmt: skip
 def test_wrong_manifests(tmp_path: Path, change: dict, message: str) -> None:
     save_tracked(tracked(tmp_path))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | change))
+    (tmp_path / "manifest.json").write_text(json.dumps(unsealed(tmp_path) | change))
     with pytest.raises(AvatarError, match=message):
         load_tracked(tmp_path)
 
 
 def test_missing_key_and_half_written_manifest(tmp_path: Path) -> None:
     save_tracked(tracked(tmp_path))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest = unsealed(tmp_path)
     del manifest["frames_root"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(AvatarError, match="damaged.*frames_root"):

@@ -21,7 +21,9 @@ from avatars.avatar import load_avatar, read_tensors, write_tensors
 from avatars.config import load_config, save_config
 from avatars.errors import AvatarError, ConfigError, UserError
 from avatars.evaluate import EvalConfig, evaluate
+from avatars.files import write_json
 from avatars.report import heat, write_report
+from avatars.seal import seal
 from avatars.sequence import TrackedSequence
 from avatars.train import TrainConfig, split_of, train
 
@@ -124,6 +126,14 @@ def test_half_written_checkpoint_is_named(tiny_tracked: TrackedSequence, tmp_pat
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(AvatarError, match=r"checkpoint\.safetensors is damaged.*Delete"):
         list(train(tiny_tracked, SHORT, out))
+    for at in (len(content) // 4, len(content) // 2, len(content) - 3, content.index(b"elapsed") + 12):  # numbers, which no parser checks
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(AvatarError, match=r"checkpoint\.safetensors is damaged: its checksum is not that of its content\. Delete"):
+            list(train(tiny_tracked, replace(SHORT, checkpoint_seconds=0.0), out))
+    path.write_bytes(content)
+    assert list(train(tiny_tracked, replace(SHORT, checkpoint_seconds=0.0), out))[-1].kind == "done"
 
 
 def test_full_disk_is_named_and_loses_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +183,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(trained: Path, tmp_path: 
     shutil.copytree(trained, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["segments"][0][0] = name
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_json(folder / "manifest.json", seal(manifest, folder, manifest["files"]))
     with pytest.raises(AvatarError, match="cannot be the name of a file"):
         load_avatar(folder)
 
@@ -250,6 +260,7 @@ def test_held_out_frames_keep_their_tracked_codes(trained: Path, tiny_tracked: T
 
 def _damage(folder: Path, what: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"], manifest["files"]
     if what == "version":
         manifest["version"] = 99
     elif what == "key":
@@ -272,6 +283,24 @@ def _damage(folder: Path, what: str) -> None:
         (folder / "sequences.npz").write_bytes(b"PK")
     elif what == "unfinished":
         (folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "avatar.safetensors", "sequences.npz"])
+def test_every_flipped_bit_of_an_avatar_is_noticed(trained: Path, tmp_path: Path, name: str) -> None:
+    import shutil
+
+    folder = tmp_path / "avatar"
+    shutil.copytree(trained, folder)
+    content = (folder / name).read_bytes()
+    generator = np.random.default_rng(0)
+    for at in generator.integers(0, len(content), 20):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << generator.integers(0, 8)
+        (folder / name).write_bytes(flipped)
+        with pytest.raises(AvatarError, match=str(folder)):
+            load_avatar(folder)
+    (folder / name).write_bytes(content)
+    load_avatar(folder)
 
 
 @pytest.mark.parametrize("what", ["version", "key", "deformation", "mixed", "missing", "cut", "json", "codes", "head", "unfinished"])
