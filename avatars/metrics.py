@@ -8,6 +8,8 @@ its map averaged without the border of 5 pixels over the whole picture (as torch
 from __future__ import annotations
 
 import math
+import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,11 +87,12 @@ def load_lpips(path: str | Path | None) -> Callable[[Tensor, Tensor], Tensor]:
     state = _read_weights(path)
     convolutions, linears = [], []
     slices = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}
-    for i, index in enumerate(slices):
-        weight = _first(state, path, f"features.{index}.weight", f"net.slice{slices[index]}.{index}.weight")
-        bias = _first(state, path, f"features.{index}.bias", f"net.slice{slices[index]}.{index}.bias")
-        convolutions.append((weight.float(), bias.float()))
-        linears.append(_first(state, path, f"lin{i}.model.1.weight", f"lin{i}.weight", f"lins.{i}.model.1.weight").float().reshape(1, -1, 1, 1))
+    shapes = ((64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3), (256, 256, 3, 3))  # AlexNet's
+    for i, (index, shape) in enumerate(zip(slices, shapes, strict=True)):
+        weight = _first(state, path, shape, f"features.{index}.weight", f"net.slice{slices[index]}.{index}.weight")
+        bias = _first(state, path, shape[:1], f"features.{index}.bias", f"net.slice{slices[index]}.{index}.bias")
+        convolutions.append((weight, bias))
+        linears.append(_first(state, path, (1, shape[0], 1, 1), f"lin{i}.model.1.weight", f"lin{i}.weight", f"lins.{i}.model.1.weight"))
     shift = torch.tensor([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1)
     scale = torch.tensor([0.458, 0.448, 0.450]).reshape(1, 3, 1, 1)
     steps = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # stride, padding
@@ -115,24 +118,40 @@ def load_lpips(path: str | Path | None) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of the file; UserError in one line when it is none of ours to read. Nothing but tensors is ever unpickled."""
+    remedy = "Give a .safetensors, or a state dict that torch.save wrote (.pth)."
     if not path.exists():
         raise UserError(f"LPIPS weights {path} do not exist. Give the path of AlexNet's LPIPS weights; they are never downloaded.")
+    if path.is_dir():
+        raise UserError(f"LPIPS weights {path} is a folder. {remedy}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"LPIPS weights {path} cannot be read ({error}). Give a .safetensors or a state dict saved by torch.") from None
-    return state.get("state_dict", state) if isinstance(state, dict) else {}
+        with warnings.catch_warnings(action="ignore"):  # about the file's version of the protocol
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError:  # torch's own text goes on for lines and advises to switch the protection off
+        raise UserError(f"LPIPS weights {path} hold something other than tensors, which is never opened, or are damaged. {remedy}") from None
+    except Exception as error:  # a damaged file shows as nearly anything
+        raise UserError(f"LPIPS weights {path} are damaged or something else ({type(error).__name__}). {remedy}") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise UserError(f"LPIPS weights {path} hold no state dict. {remedy}")
+    return tensors
 
 
-def _first(state: dict[str, Tensor], path: Path, *names: str) -> Tensor:
+def _first(state: dict[str, Tensor], path: Path, shape: tuple[int, ...], *names: str) -> Tensor:
+    """The float32 tensor of `shape` under the first of `names` that is there."""
     for name in names:
         if name in state:
-            return state[name]
-    raise UserError(f"LPIPS weights {path} lack {' or '.join(names)}.")
+            if state[name].numel() != math.prod(shape):
+                raise UserError(f"LPIPS weights {path}: {name} is {list(state[name].shape)}, AlexNet's is {list(shape)}. Give the weights for AlexNet.")
+            return state[name].float().reshape(shape)
+    raise UserError(f"LPIPS weights {path} lack {' or '.join(names)}. Give AlexNet's convolutions and the five linear layers in one file.")
 
 
 def _check(a: Tensor, b: Tensor, weights: Tensor | None) -> None:

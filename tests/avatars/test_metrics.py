@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -126,11 +127,38 @@ def test_lpips_weights_must_be_given_and_whole(tmp_path: Path) -> None:
         metrics.load_lpips(None)
     with pytest.raises(UserError, match="do not exist"):
         metrics.load_lpips(tmp_path / "none.pth")
-    (tmp_path / "bad.pth").write_bytes(b"no")
-    with pytest.raises(UserError, match="cannot be read"):
-        metrics.load_lpips(tmp_path / "bad.pth")
     state = _lpips_weights()
     del state["lin3.model.1.weight"]
     save_file(state, tmp_path / "part.safetensors")
     with pytest.raises(UserError, match="lin3"):
         metrics.load_lpips(tmp_path / "part.safetensors")
+
+
+class _Evil:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "folder", "cut", "plain pickle", "pickle in an archive", "module", "list", "shape", "safetensors"])
+def test_what_are_no_lpips_weights_is_one_line_of_ours(tmp_path: Path, kind: str, recwarn: pytest.WarningsRecorder) -> None:
+    path, target = tmp_path / f"w.{'safetensors' if kind == 'safetensors' else 'pth'}", tmp_path / "executed"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps({"a": _Evil(target)}))
+    elif kind == "cut":
+        torch.save(_lpips_weights(), path)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind in ("text", "empty", "safetensors"):
+        path.write_text("" if kind == "empty" else "no such thing\n" * 9)
+    else:
+        values = {"pickle in an archive": {"a": _Evil(target)}, "module": torch.nn.Linear(2, 2), "list": [1, 2], "shape": {"features.0.weight": torch.zeros(3)}}
+        torch.save(values[kind], path)
+    with pytest.raises(UserError, match=r"^LPIPS weights .*w\..*Give [^\n]*\.$") as caught:
+        metrics.load_lpips(path)
+    text = str(caught.value)
+    assert "weights_only" not in text and "torch.load" not in text and "\n" not in text and len(text) < 260 + len(str(path))
+    assert not target.exists() and not recwarn.list
