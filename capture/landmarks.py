@@ -8,7 +8,6 @@ the median of these passes jitters less, and their spread says how far each poin
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avatars.errors import UserError
-from avatars.files import atomic_path
+from avatars.errors import AvatarError, UserError
+from avatars.files import atomic_path, read_arrays
 from capture.silence import quiet
 
 COUNT = 478
@@ -87,10 +86,10 @@ def cached_landmarks(path: str | Path, key: str, detect: Callable[[], FaceLandma
     """The landmarks stored at `path` under `key` (a hash of what they come from), else those of `detect()`, stored there."""
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) == key:
-                return FaceLandmarks(file["points"], file["spread"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = read_arrays(path)
+        if str(stored["key"]) == key:
+            return FaceLandmarks(stored["points"], stored["spread"])
+    except (AvatarError, KeyError):
         pass  # absent or damaged: made again
     result = detect()
     with atomic_path(path) as temporary:

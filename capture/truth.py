@@ -15,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from avatars.files import read_json
+from avatars.errors import AvatarError
+from avatars.files import read_arrays, read_json
 from capture.decode import read_video
+
+_REMEDY = "Copy the capture again, or remove its truth folder: tracking does not need it."
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,11 @@ class Truth:
     @property
     def faces(self) -> np.ndarray:
         """[F, 3] int triangles of `vertices`."""
-        return np.load(self.folder / "faces.npy", allow_pickle=False)
+        path = self.folder / "faces.npy"
+        try:
+            return np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise AvatarError(f"truth: {path} is damaged ({error}). {_REMEDY}") from None
 
     @property
     def landmark_vertex_ids(self) -> np.ndarray:
@@ -37,17 +44,16 @@ class Truth:
 
     def motion(self, sequence: str) -> dict[str, np.ndarray]:
         """Every array of a sequence's motion.npz but the vertices."""
-        with np.load(self.folder / sequence / "motion.npz", allow_pickle=False) as file:
-            return {k: file[k] for k in file.files if not k.startswith("vertices")}
+        return {k: v for k, v in self._arrays(sequence).items() if not k.startswith("vertices")}
 
     def vertices(self, sequence: str) -> np.ndarray:
         """[T, V, 3] float32 metres in the world of the calibration."""
-        with np.load(self.folder / sequence / "motion.npz", allow_pickle=False) as file:
-            stored = file["vertices"]
-            if stored.dtype.kind == "i":  # quantised; differences along time compress better than positions
-                stored = np.cumsum(stored.astype(np.int32), axis=0) if "vertices_delta" in file.files else stored
-                return (stored * file["vertices_scale"] + file["vertices_offset"]).astype(np.float32)
-            return stored.astype(np.float32)
+        arrays = self._arrays(sequence)
+        stored = arrays["vertices"]
+        if stored.dtype.kind == "i":  # quantised; differences along time compress better than positions
+            stored = np.cumsum(stored.astype(np.int32), axis=0) if "vertices_delta" in arrays else stored
+            return (stored * arrays["vertices_scale"] + arrays["vertices_offset"]).astype(np.float32)
+        return stored.astype(np.float32)
 
     def has_alpha(self, sequence: str, camera: str) -> bool:
         """Whether the coverage of this clip is there (small copies leave it out)."""
@@ -61,6 +67,9 @@ class Truth:
         """Camera → [3, 4]: what the sensor did to true sRGB values in 0–1."""
         cameras = read_json(self.folder / "calibration_color.json")["cameras"]
         return {name: np.asarray(camera["affine"]) for name, camera in cameras.items()}
+
+    def _arrays(self, sequence: str) -> dict[str, np.ndarray]:
+        return read_arrays(self.folder / sequence / "motion.npz", "truth", _REMEDY)
 
     def _alpha_path(self, sequence: str, camera: str) -> Path:
         return self.folder / sequence / "alpha" / f"cam_{camera}.mkv"

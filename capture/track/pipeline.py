@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from avatars.errors import AvatarError, CaptureError
-from avatars.files import atomic_path, content_hash
+from avatars.files import atomic_path, content_hash, read_arrays
 from avatars.head import HeadModel, load_head, save_head
 from avatars.progress import Progress, silent
 from avatars.sequence import Segment, TrackedSequence, load_tracked, save_tracked
@@ -145,12 +144,12 @@ def _write_stage(path: Path, key: str, fit: Fit) -> None:
 
 def _read_stage(path: Path, key: str, capture: Capture) -> Fit | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) != key:
-                return None
-            tensors = {k: torch.from_numpy(file[k]) for k in file.files if file[k].ndim > 0}
-            scale, reference = float(file["scale"]), int(file["reference"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = read_arrays(path)
+        if str(stored["key"]) != key:
+            return None
+        tensors = {k: torch.from_numpy(v) for k, v in stored.items() if v.ndim > 0}
+        scale, reference = float(stored["scale"]), int(stored["reference"])
+    except (AvatarError, KeyError):
         return None  # absent or damaged: made again
     width, height = capture.image_size
     cameras = Cameras(capture.camera_names, tensors["Ks"], tensors["viewmats"], width, height)

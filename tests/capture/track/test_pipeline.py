@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from avatars.errors import CaptureError
+from avatars.errors import AvatarError, CaptureError
 from avatars.head import load_head
 from avatars.sequence import TrackedSequence, load_tracked
+from avatars.types import HeadPose, Identity
 from capture.formats import Capture, open_capture
-from capture.landmarks import COUNT, cached_landmarks, detect_landmarks
+from capture.landmarks import COUNT, FaceLandmarks, cached_landmarks, detect_landmarks
 from capture.sample import SAMPLE
 from capture.track import TrackConfig, pipeline, track
 from capture.track.config import MotionStage, ShapeStage
+from capture.track.state import Fit
+from capture.truth import Truth
 
 CONFIG = TrackConfig(shape=ShapeStage(rounds=1), motion=MotionStage(rounds=1, points=500))
 CAMERAS = 4
@@ -96,6 +99,36 @@ def test_a_damaged_stage_is_made_again(capture: Capture, tmp_path: Path) -> None
     path = tmp_path / "first.npz"
     path.write_bytes(b"PK\x03\x04 truncated")
     assert pipeline._read_stage(path, "key", capture) is None
+    cameras = capture.cameras
+    assert cameras is not None
+    pose = HeadPose(torch.rand(2, 7), torch.rand(2, 5, 3), torch.rand(2, 3), torch.rand(2, 3))
+    fit = Fit(cameras, Identity(torch.rand(4), None, 1.25), pose, 1)
+    pipeline._write_stage(path, "key", fit)
+    content = path.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(content), 150):  # in headers, sizes, methods, names and numbers
+        path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        again = pipeline._read_stage(path, "key", capture)
+        assert again is None or all(torch.equal(a, b) for a, b in zip(vars(again.pose).values(), vars(pose).values(), strict=True))
+
+
+def test_damaged_landmarks_are_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "l.npz"
+    first = FaceLandmarks(np.random.default_rng(0).random((2, 9, 2)), np.ones((2, 9)))
+    cached_landmarks(path, "key", lambda: first)
+    content = path.read_bytes()
+    for at in range(0, len(content), 13):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        assert np.array_equal(cached_landmarks(path, "key", lambda: first).points, first.points)
+
+
+def test_damaged_truth_is_named(tmp_path: Path) -> None:
+    (tmp_path / "faces.npy").write_bytes(b"\x93NUMPY\x01\x00")
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A" / "motion.npz").write_bytes(b"PK\x03\x04")
+    truth = Truth(tmp_path)
+    for read in (lambda: truth.faces, lambda: truth.vertices("A"), lambda: truth.motion("A")):
+        with pytest.raises(AvatarError, match=r"truth: .*(faces\.npy|motion\.npz) is damaged.*remove its truth folder"):
+            read()
 
 
 def test_pictures_without_a_face(capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
