@@ -15,6 +15,7 @@ another folder (`frames_root` in the manifest, relative to the tracked folder or
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -114,6 +115,17 @@ class TrackedSequence:
         path = self.folder / "audio" / f"{sequence}.wav"
         return path if path.exists() else None
 
+    def missing_pictures(self) -> list[Path]:
+        """Pictures and mattes that `valid` promises and the disk lacks, or that are empty."""
+        missing = []
+        for segment in self.segments:
+            for camera in range(len(self.cameras)):
+                folder = self.image_path(segment.start, camera).parent
+                there = {e.name for e in os.scandir(folder) if e.stat().st_size} if folder.is_dir() else set()
+                wanted = (self.image_path(t, camera) for t in range(segment.start, segment.stop) if self.valid[t, camera])
+                missing += [path for image in wanted for path in (image, image.with_suffix(".png")) if path.name not in there]
+        return missing
+
     def _checked(self, picture: np.ndarray, t: int, camera: int) -> np.ndarray:
         if picture.shape[:2] != (self.cameras.height, self.cameras.width):
             raise AvatarError(
@@ -202,5 +214,5 @@ def _read(path: Path, mode: int) -> np.ndarray:
     picture = cv2.imread(str(path), mode)
     if picture is None:
         state = "is damaged. Delete it and run" if path.exists() else "does not exist. Run"
-        raise AvatarError(f"{path} {state} the tracking again (`avatars track`): it decodes only the clips in which frames are missing.")
+        raise AvatarError(f"{path} {state} the tracking again (`avatars track` or `avatars demo`, as before): it decodes only the clips in which frames are missing.")
     return picture

@@ -31,6 +31,7 @@ class Stage:
     inputs: str  # hash of everything that decides the result
     outputs: tuple[Path, ...]  # exist when it is finished
     run: Callable[[], Mapping[str, Any]]  # returns figures worth keeping (JSON-able)
+    whole: Callable[[], bool] = lambda: True  # whether the outputs of a finished one can still be used
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def finished_stage(folder: Path, stage: Stage) -> Done | None:
     try:
         manifest = read_json(path)
         same = manifest["kind"] == KIND and manifest["inputs"] == stage.inputs
-        if not same or not all(p.exists() for p in stage.outputs):
+        if not same or not all(p.exists() for p in stage.outputs) or not stage.whole():
             return None
         return Done(stage.name, True, float(manifest["seconds"]), manifest["figures"])
     except (AvatarError, KeyError, TypeError, ValueError):

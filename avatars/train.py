@@ -106,6 +106,11 @@ def train(tracked: TrackedSequence, config: TrainConfig, out: str | Path, device
     if finished is not None:
         yield finished
         return
+    if missing := tracked.missing_pictures():  # now, not after minutes of training
+        raise AvatarError(
+            f"{len(missing)} pictures of {tracked.folder} are missing or empty, the first {missing[0]}. Run the tracking again "
+            "(`avatars track` or `avatars demo`, as before): it decodes only the clips in which frames are missing."
+        )
     out.mkdir(parents=True, exist_ok=True)
     save_config(config, out / "train.toml")
     split = split_of(tracked, config.held_out_cameras, config.held_out_sequences, config.held_out_last)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,16 @@ def test_a_damaged_or_foreign_manifest_repeats_its_stage(job: Job) -> None:
     for text in ("{", "[]", '{"kind": "something else"}'):
         (job.out / "stages" / "film.json").write_text(text)
         assert go(job, fakes) == ["film"]
+
+
+def test_a_finished_stage_whose_result_was_damaged_is_repeated(job: Job) -> None:
+    fakes = Fakes()
+    go(job, fakes)
+    damaged = {"track"}
+    fakes.workshop = lambda: replace(Fakes.workshop(fakes), whole=lambda job, stage: stage not in damaged)  # type: ignore[method-assign]
+    assert go(job, fakes) == ["track"], "it left the same as before, so nothing follows"
+    damaged.clear()
+    assert go(job, fakes) == []
 
 
 def test_a_stage_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:

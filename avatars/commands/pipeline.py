@@ -7,7 +7,8 @@
     DIR/speaking.mp4          the held-out sequence: recording and avatar side by side, with sound
     DIR/stages/*.json         what is finished, with which inputs
 
-Every stage is skipped when its manifest says that it is finished with the same inputs, and resumes inside itself after a kill.
+Every stage is skipped when its manifest says that it is finished with the same inputs and what it left is whole; it resumes inside itself after a
+kill, and makes again what was deleted or damaged since.
 The stages themselves are given as a `Workshop`, so the order, skipping and failing can be tested without doing the work.
 """
 
@@ -68,6 +69,7 @@ class Workshop:
     train: Callable[[Job], Mapping[str, Any]]
     measure: Callable[[Job], Mapping[str, Any]]
     film: Callable[[Job], Mapping[str, Any]]
+    whole: Callable[[Job, str], bool] = lambda job, stage: True  # whether what a finished stage left can still be used
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def run_job(job: Job, workshop: Workshop, announce: Callable[[int, int, str], No
     """Do all stages in order, skipping finished ones; `announce` hears of each before it begins."""
     for i, step in enumerate(STEPS):
         announce(i + 1, len(STEPS), step.title)
-        stage = Stage(step.name, step.inputs(job), step.outputs(job), lambda step=step: step.run(workshop)(job))
+        stage = Stage(
+            step.name, step.inputs(job), step.outputs(job), lambda step=step: step.run(workshop)(job), lambda step=step: workshop.whole(job, step.name)
+        )  # fmt: skip
         yield run_stage(job.out, stage)
 
 

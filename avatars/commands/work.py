@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from avatars.commands import Console
 from avatars.commands.pipeline import Job, Workshop, choose_cameras, choose_sequences
 from avatars.config import load_config
-from avatars.errors import CaptureError
+from avatars.errors import CaptureError, UserError
 from avatars.files import claimed
 
 if TYPE_CHECKING:
@@ -31,7 +31,23 @@ def workshop(console: Console, device: torch.device) -> Workshop:
         train=lambda job: train(job, console, device),
         measure=lambda job: measure(job, console, device),
         film=lambda job: film(job, console, device),
+        whole=whole,
     )
+
+
+def whole(job: Job, stage: str) -> bool:
+    """Whether what the finished `stage` left can still be used: no file of it is damaged, and no picture was deleted to make room."""
+    from avatars.avatar import load_avatar
+    from avatars.sequence import load_tracked
+
+    try:
+        if stage == "track":
+            return not load_tracked(job.tracked).missing_pictures()
+        if stage == "train":
+            load_avatar(job.avatar)
+    except UserError:
+        return False
+    return True
 
 
 def check(job: Job, console: Console) -> Mapping[str, Any]:

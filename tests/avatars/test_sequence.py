@@ -104,6 +104,22 @@ def test_damaged_arrays_are_named(tmp_path: Path, name: str) -> None:
         load_tracked(tmp_path)
 
 
+def test_missing_and_empty_pictures(tmp_path: Path) -> None:
+    sequence = tracked(tmp_path)
+    assert len(sequence.missing_pictures()) == 2 * 9, "two files for each of nine pictures; the tenth is not valid"
+    for t in range(5):
+        for c in range(2):
+            sequence.image_path(t, c).parent.mkdir(parents=True, exist_ok=True)
+            sequence.image_path(t, c).write_bytes(b"x")
+            sequence.mask_path(t, c).write_bytes(b"x")
+    assert sequence.missing_pictures() == []
+    sequence.mask_path(3, 1).unlink()
+    assert sequence.missing_pictures() == []
+    sequence.mask_path(4, 1).unlink()
+    sequence.image_path(1, 0).write_bytes(b"")
+    assert sequence.missing_pictures() == [sequence.image_path(1, 0), sequence.mask_path(4, 1)]
+
+
 def unsealed(folder: Path) -> dict:
     """The manifest as someone leaves it who edits it on purpose."""
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 
 from avatars.commands import Console
 from avatars.commands.pipeline import Job
-from avatars.commands.work import azimuths, film, film_frames, held_out, measure, recipe, train
+from avatars.commands.work import azimuths, film, film_frames, held_out, measure, recipe, train, whole
+from avatars.errors import AvatarError
 from avatars.sequence import TrackedSequence
 from avatars.train_config import TrainConfig
 
@@ -48,6 +50,27 @@ def test_train_measure_and_film(job: Job) -> None:
     left, right = frames[0][:112, :96].astype(int), frames[0][:112, 100:].astype(int)
     assert left.std() > 20 and right.std() > 10, "the recording and the avatar are both there"
     assert train(job, console, cpu)["steps"] == 8, "a finished training is not repeated"
+
+
+def test_what_was_deleted_or_damaged_since_is_noticed(job: Job, tmp_path: Path) -> None:
+    console, cpu = Console(progress=lambda *_: None), torch.device("cpu")
+    copy = replace(job, out=tmp_path / "copy")
+    shutil.copytree(job.out, copy.out)
+    train(copy, console, cpu)
+    assert whole(copy, "track") and whole(copy, "train") and whole(copy, "film")
+    content = (copy.avatar / "avatar.safetensors").read_bytes()
+    (copy.avatar / "avatar.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not whole(copy, "train")
+    assert train(copy, console, cpu)["steps"] == 8 and whole(copy, "train"), "mended from the checkpoint"
+    assert (copy.avatar / "avatar.safetensors").read_bytes() == content
+    (copy.tracked / "codes.npz").unlink()
+    assert not whole(copy, "track")
+    shutil.copy(job.tracked / "codes.npz", copy.tracked)
+    shutil.rmtree(copy.tracked / "frames" / "ONE" / "a")
+    assert not whole(copy, "track")
+    (copy.avatar / "manifest.json").unlink()
+    with pytest.raises(AvatarError, match=r"8 pictures of .*tracked are missing or empty, the first .*00000\.jpg\. Run the tracking again"):
+        train(copy, console, cpu)
 
 
 def test_what_is_held_out_when_nothing_is_said(tiny_tracked: TrackedSequence) -> None:
