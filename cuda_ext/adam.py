@@ -72,17 +72,17 @@ class Adam:
         self.m = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
         self.v = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
 
-    @torch.no_grad()
     def step(self, rows: Tensor | None = None) -> None:
         """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor."""
         if torch.compiler.is_compiling():
             names = [k for k, p in self.params.items() if p.grad is not None]
-            if names:
-                params, grads = [self.params[k] for k in names], [self.params[k].grad for k in names]
+            if names:  # detached in place of no_grad, which a graph that raises would leave switched on
+                params, grads = [self.params[k].detach() for k in names], [self.params[k].grad for k in names]
                 torch.ops.avatars.adam(self.number, names, params, grads, [self.m[k] for k in names], [self.v[k] for k in names], rows)
             return
-        for name in self.factored:
-            native.settle_factors(self.params[name], whole=rows is not None)
+        with torch.no_grad():
+            for name in self.factored:
+                native.settle_factors(self.params[name], whole=rows is not None)
         moving = {
             k: Moving(p, p.grad, self.m[k], self.v[k])
             for k, p in self.params.items()
@@ -90,6 +90,7 @@ class Adam:
         }
         self._move(moving, rows)
 
+    @torch.no_grad()
     def _move(self, moving: dict[str, Moving], rows: Tensor | None) -> None:
         self.step_count += 1
         if self.device_step is not None:
@@ -160,5 +161,4 @@ def step_of(
         if getattr(optimizer.params[name], native.FACTORS):
             raise RuntimeError(f"Adam: a compiled step found the factored gradient of {name!r}: compile the backward pass too, or factor nothing")
     moving = {name: Moving(*tensors) for name, *tensors in zip(names, params, grads, m, v, strict=True)}
-    with torch.no_grad():
-        optimizer._move(moving, rows)
+    optimizer._move(moving, rows)

@@ -108,6 +108,7 @@ def test_each_operator_compiles(name):
 def _optimizers(factored: tuple[str, ...] = ()) -> ops.Adam:
     g = torch.Generator().manual_seed(0)
     params = {"a": torch.randn(7, 3, generator=g), "b": torch.randn(5, 4, 3, generator=g), "idle": torch.zeros(2)}
+    params["b"].requires_grad_()
     return ops.Adam(params, {"a": 1e-2, "b": 2e-2, "idle": 1.0}, heads={"b": 3}, tails={"b": 1e-3}, factored=factored)
 
 
@@ -145,7 +146,7 @@ def test_adam_compiles_with_what_follows():
 
         def step(optimizer=optimizer):
             optimizer.step()
-            return sum(p.sum() for p in optimizer.params.values())
+            return sum(p.detach().sum() for p in optimizer.params.values())
 
         for name in ("a", "b"):
             optimizer.params[name].grad = torch.ones_like(optimizer.params[name])
@@ -162,6 +163,7 @@ def test_a_compiled_step_refuses_factors_that_it_cannot_see():
     torch._dynamo.reset()
     with pytest.raises(RuntimeError, match="factored gradient of 'basis'"):
         torch.compile(optimizer.step, backend="eager", fullgraph=True)()
+    assert torch.is_grad_enabled()
 
 
 def test_errors_of_shape_are_raised_while_compiling():
