@@ -5,12 +5,13 @@
 
 A step renders one frame for a few cameras in one launch. Everything random derives from the seed and the step's number, and a
 checkpoint holds all the rest, so a training that was killed and resumed ends with the same bits as one that was not (with a
-budget of steps, on a CPU). The result is an avatar folder (`avatars.avatar`); beside it lie train.toml, checkpoint.safetensors, events.jsonl.
+budget of steps, on a CPU). It can be paused from outside (`avatars.pause`). The result is an avatar folder (`avatars.avatar`); beside it lie train.toml, checkpoint.safetensors, events.jsonl.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,16 +26,19 @@ from avatars.config import save_config, to_dict
 from avatars.errors import AvatarError, ConfigError
 from avatars.files import content_hash, read_json
 from avatars.head import HeadModel, load_head
+from avatars.pause import is_paused, resume
 from avatars.pictures import PictureCache, batches
 from avatars.sequence import TrackedSequence
 from avatars.train_config import TrainConfig
+
+PAUSE_SECONDS = 0.25  # between two looks whether it may go on
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that training tells; figures are of the moment."""
 
-    kind: Literal["start", "step", "refine", "checkpoint", "done"]
+    kind: Literal["start", "step", "refine", "checkpoint", "paused", "done"]
     step: int
     fraction: float  # of the budget
     seconds: float  # trained so far, over all resumed parts
@@ -128,6 +132,15 @@ def train(tracked: TrackedSequence, config: TrainConfig, out: str | Path, device
         source = batches(cache, split.frames, usable, config.views, config.seed, trainer.step)
         try:
             while trainer.fraction < 1:
+                if is_paused(out):
+                    trainer.save(checkpoint, key)  # a kill while it waits loses nothing
+                    log.flush()
+                    while is_paused(out):
+                        os.utime(out / "events.jsonl")  # it waits, but it lives
+                        yield trainer.event("paused")
+                        time.sleep(PAUSE_SECONDS)
+                    trainer.rest()
+                    saved = time.monotonic()
                 kind = trainer.advance(next(source))
                 now = time.monotonic()
                 if kind == "refine" or trainer.step % 10 == 0:
@@ -143,6 +156,7 @@ def train(tracked: TrackedSequence, config: TrainConfig, out: str | Path, device
             source.close()
     trainer.save(checkpoint, key)
     save_avatar(trainer.avatar(key), out)
+    resume(out)
     yield trainer.event("done")
 
 

@@ -291,9 +291,13 @@ class Trainer:
             self.adam.replace(name, self.params[name], *moments)
         self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
 
+    def rest(self) -> None:
+        """The time until the next step does not count as training."""
+        self.mark = 0.0
+
     # persistence and results
 
-    def event(self, kind: Literal["start", "step", "refine", "checkpoint", "done"]) -> Event:
+    def event(self, kind: Literal["start", "step", "refine", "checkpoint", "paused", "done"]) -> Event:
         """The figures of the moment."""
         seconds = self.elapsed - self.first_elapsed
         rate = (self.step - self.first_step) / seconds if seconds > 0 else 0.0

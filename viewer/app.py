@@ -31,7 +31,7 @@ from viewer.panels import Panels
 from viewer.security import Gate, bound_uploads, guarded
 from viewer.session import Session
 from viewer.stage import REGIONS, TRUTH, Stage
-from viewer.watch import Watcher
+from viewer.watch import SHARE, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,13 @@ class Viewer:
         self.gate = Gate(token or secrets.token_urlsafe(24), (*hosts, *(() if host in ("0.0.0.0", "::") else (host,))))
         self.loop = RenderLoop(stage)
         self.live = LiveLink(self.loop.wake)
+        self.watcher: Watcher | None = None  # of the training whose newest state is on the stage
         self.guests: dict[int, _Kept] = {}
         self._curves: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         page = Page(f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound)
-        bar = Bar(self._find, self.curve)
+        bar = Bar(self._find, self.curve, lambda: self.watcher.state if self.watcher is not None else "")
         with guarded(self.gate, page.answer, bar.socket), _quiet():
             self.server = viser.ViserServer(host=host, port=port, verbose=False, label=stage.name)
         # Any client may ask viser for a public tunnel to this machine; nobody may here.
@@ -148,7 +149,7 @@ class Viewer:
         session = Session(self.stage, self.loop, display, place_camera)
         panels = Panels(client, session, self.live)
         client.gui.add_html(f'<i id="session" data-key="{html.escape(key, quote=True)}" hidden></i>', order=1e6)
-        kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture}), panels)
+        kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture, **self._training_actions()}), panels)
         with self._lock:
             if client.client_id not in self.server.get_clients():
                 return
@@ -160,6 +161,14 @@ class Viewer:
         client.camera.on_update(moved)
         session.camera_moved(client.camera.wxyz, client.camera.position, client.camera.fov)
         self.loop.add(session)
+
+    def _training_actions(self) -> dict[str, Callable[[], None]]:
+        def ask(pause: bool) -> None:
+            if self.watcher is None or not self.watcher.state:
+                raise ValueError("No training is being watched.")
+            self.watcher.pause() if pause else self.watcher.resume()
+
+        return {"pause training": lambda: ask(True), "resume training": lambda: ask(False)}
 
     def _leave(self, client: Any) -> None:
         with self._lock:
@@ -199,6 +208,7 @@ class Viewer:
     def _keep_panels(self) -> None:
         """Refresh panels some time after something changed: rarely while playing, since 52 sliders are not free."""
         while not self._stopped.wait(0.15):
+            self.loop.share = SHARE if self.watcher is not None and self.watcher.state == "running" else 1.0
             with self._lock:
                 guests = list(self.guests.values())
             for guest in guests:
@@ -263,6 +273,7 @@ def serve(
     watcher = Watcher(
         avatar_dir, stage.tracked, lambda avatar: viewer.change_stage(lambda: stage.adopt(avatar)), lambda text: setattr(stage, "status", text)
     )
+    viewer.watcher = watcher
     with viewer, watcher:
         announce(f"The viewer is open at\n  {viewer.url}\nThe link contains its password. Press Ctrl-C to stop.")
         if host not in ("127.0.0.1", "localhost", "::1"):

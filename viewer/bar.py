@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from avatars.errors import UserError
 from viewer.display import ImageDisplay
 from viewer.session import Session
 from viewer.stage import MODES, REGIONS
@@ -25,20 +27,23 @@ from viewer.transport import SPEEDS
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
+log = logging.getLogger(__name__)
+
 PATH = "/bar/"
 INTERVAL = 1 / 20
 CURVE_ROUNDS = 10  # intervals between two states of a curve that is being measured
 _LONGEST_COMMAND = 4096
 
 
-def describe(session: Session, curve: np.ndarray | None) -> dict[str, Any]:
-    """What the bar shows, as JSON values."""
+def describe(session: Session, curve: np.ndarray | None, training: str = "") -> dict[str, Any]:
+    """What the bar shows, as JSON values. `training`: `running` or `paused` while one is watched."""
     stage, transport = session.stage, session.transport
     timeline = transport.timeline
     with session.lock:
         state: dict[str, Any] = {
             "name": stage.name,
             "status": stage.status,
+            "training": training,
             "sequences": [
                 {"name": s.name, "start": s.start, "stop": s.stop, "sound": stage.sound(s.name) is not None}
                 for s in (timeline.segments if timeline else ())
@@ -149,10 +154,12 @@ class Guest:
 
 
 class Bar:
-    """Serves the sockets of all pages. `find(key)` gives the guest or None; `curve(session)` its PSNR curve."""
+    """Serves the sockets of all pages. `find(key)` gives the guest or None; `curve(session)` its PSNR curve; `training()` see `describe`."""
 
-    def __init__(self, find: Callable[[str], Guest | None], curve: Callable[[Session], np.ndarray | None]) -> None:
-        self.find, self.curve = find, curve
+    def __init__(
+        self, find: Callable[[str], Guest | None], curve: Callable[[Session], np.ndarray | None], training: Callable[[], str] = lambda: ""
+    ) -> None:
+        self.find, self.curve, self.training = find, curve, training
 
     async def socket(self, connection: ServerConnection) -> bool:
         """Take a connection over when it is the bar's; see `viewer.security.guarded`."""
@@ -183,10 +190,13 @@ class Bar:
                 guest.display.confirm(int(_number(command.get("value"))))
             else:
                 perform(guest.session, command, guest.actions, self.curve(guest.session))
-        except ValueError as error:  # JSON errors too
+        except (ValueError, UserError) as error:  # JSON errors too
             return str(error)
         except (RecursionError, OverflowError):
             return "not a command"
+        except Exception as error:  # a fault of ours must not end this page's connection
+            log.exception("a command failed")
+            return f"That failed: {error or type(error).__name__}"
         return None
 
     async def _send(self, connection: ServerConnection, session: Session) -> None:
@@ -198,7 +208,7 @@ class Bar:
             if shown is None or curve is None or len(shown) != len(curve) or rounds % CURVE_ROUNDS == 0:
                 shown = None if curve is None else curve.copy()  # it grows while it is measured; it may be long
             rounds += 1
-            state = describe(session, shown)
+            state = describe(session, shown, self.training())
             changes = {k: v for k, v in state.items() if k not in previous or previous[k] != v}
             if changes:
                 await connection.send(json.dumps(changes, allow_nan=False))

@@ -1,8 +1,8 @@
 """The render thread: draws for all clients in turn, always what is wanted now, never what was wanted before.
 
 Clients are not queues: the loop asks each for its newest request at the moment it can draw one, so a slow renderer
-shows fewer pictures, never late ones. One thread bounds the viewer's share of the machine. In between, background
-tasks run (curves, films), one small piece at a time.
+shows fewer pictures, never late ones. In between, background tasks run (curves, films), one small piece at a time. One thread
+draws, and where something else needs the machine (a training), `share` bounds the part of the time in which it does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.02  # background tasks run when nobody wants a picture for this long,
 STARVED_SECONDS = 0.3  # and a step now and then in any case
+LONGEST_REST = 1.0  # seconds after a picture, whatever the share
 NEVER = float("inf")
 
 
@@ -50,7 +51,9 @@ class RenderLoop:
     def __init__(self, stage: Stage, clock: Callable[[], float] = time.monotonic) -> None:
         self.stage = stage
         self.clock = clock
+        self.share = 1.0
         self.pictures = 0
+        self._free_at = -NEVER
         self._clients: list[Client] = []
         self._tasks: list[Iterator[object]] = []
         self._condition = threading.Condition()
@@ -106,6 +109,11 @@ class RenderLoop:
                 self._changed = False
                 clients = list(self._clients)
             now = self.clock()
+            if now < self._free_at:
+                with self._condition:
+                    if not self._stopped:
+                        self._condition.wait(self._free_at - now)
+                continue
             waits = [(self._ask(client, now), client) for client in clients]
             wait = min((w for w, _ in waits), default=NEVER)
             starved = bool(self._tasks) and now - self._advanced_at > STARVED_SECONDS
@@ -124,6 +132,10 @@ class RenderLoop:
                 with self._condition:
                     if not self._changed and not self._stopped:
                         self._condition.wait(None if wait == NEVER else wait)
+                continue
+            if self.share < 1:
+                ended = self.clock()
+                self._free_at = ended + min((ended - now) * (1 / self.share - 1), LONGEST_REST)
 
     def _ask(self, client: Client, now: float) -> float:
         try:

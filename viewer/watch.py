@@ -2,7 +2,8 @@
 
 The viewer and the training meet on disk only: the training writes `events.jsonl` and now and then a checkpoint, both
 whole at any moment; a `Watcher` looks every few seconds, makes an avatar of a new checkpoint (or takes the finished one), and
-hands it over. It neither slows the training nor needs it to run.
+hands it over. The training needs no viewer to run; while it does, the viewer keeps to `SHARE` of the machine. It is paused
+and resumed by a file too (`avatars.pause`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from avatars.avatar import Avatar, load_avatar
 from avatars.config import load_config
 from avatars.errors import AvatarError, UserError
+from avatars.pause import is_paused, pause, resume
 from avatars.pictures import PictureCache
 from avatars.sequence import TrackedSequence
 from avatars.train import TrainConfig, head_of, inputs_hash, split_of
@@ -26,6 +28,7 @@ from avatars.train import TrainConfig, head_of, inputs_hash, split_of
 log = logging.getLogger(__name__)
 
 INTERVAL = 2.0  # seconds between looks
+SHARE = 0.25  # of the time, at most, does the viewer draw or load while a training runs beside it
 FRESH = 30.0  # a training that has said nothing for this long is not running
 CHECKPOINT, EVENTS, CONFIG, MANIFEST = "checkpoint.safetensors", "events.jsonl", "train.toml", "manifest.json"
 
@@ -58,7 +61,8 @@ def progress(folder: Path, now: float | None = None) -> str:
             lines = file.read().decode("utf-8", "replace").splitlines()
         event = next(json.loads(line) for line in reversed(lines) if line.startswith("{") and line.endswith("}"))
         left = int(event["left"])
-        return f"Training: {100 * event['fraction']:.0f} %, {event['psnr']:.1f} dB, {left // 60}:{left % 60:02d} left"
+        done = f"{100 * event['fraction']:.0f} %, {event['psnr']:.1f} dB"
+        return f"Training paused at {done}" if is_paused(folder) else f"Training: {done}, {left // 60}:{left % 60:02d} left"
     except (OSError, StopIteration, KeyError, TypeError, ValueError):
         return ""
 
@@ -70,6 +74,7 @@ class Watcher:
         self, folder: str | Path, tracked: TrackedSequence | None, adopt: Callable[[Avatar], None], say: Callable[[str], None], interval: float = INTERVAL
     ) -> None:
         self.folder, self.tracked, self.adopt, self.say = Path(folder), tracked, adopt, say
+        self.running = False  # as of the last look
         self._seen = self._state()
         self._interval = interval
         self._stopped = threading.Event()
@@ -83,9 +88,34 @@ class Watcher:
         self._stopped.set()
         self._thread.join(timeout=30)
 
+    @property
+    def state(self) -> str:
+        """`running`, `paused`, or empty where nothing trains."""
+        return ("paused" if is_paused(self.folder) else "running") if self.running else ""
+
+    def pause(self) -> None:
+        """Let the training wait; UserError when the folder cannot be written."""
+        self._ask(pause)
+
+    def resume(self) -> None:
+        """Let the training go on."""
+        self._ask(resume)
+
+    def _ask(self, action: Callable[[Path], None]) -> None:
+        try:
+            action(self.folder)
+        except OSError as error:
+            raise UserError(f"The training cannot be reached: {self.folder}: {error.strerror}.") from None
+        self._tell()
+
+    def _tell(self) -> None:
+        text = progress(self.folder)
+        self.running = bool(text) and not (self.folder / MANIFEST).exists()
+        self.say(text)
+
     def look(self) -> bool:
         """Once: whether a new avatar was handed over."""
-        self.say(progress(self.folder))
+        self._tell()
         state = self._state()
         if state == self._seen:
             return False
@@ -114,8 +144,11 @@ class Watcher:
         return (finished,) if finished is not None else (None, changed(CHECKPOINT))
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._interval):
+        wait = self._interval
+        while not self._stopped.wait(wait):
+            started = time.monotonic()
             try:
                 self.look()
             except Exception:
                 log.exception("watching the avatar's folder failed; trying again")
+            wait = max(self._interval, (time.monotonic() - started) * (1 / SHARE - 1))

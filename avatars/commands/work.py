@@ -133,8 +133,11 @@ def azimuths(tracked: TrackedSequence) -> list[float]:
 
 def show_training(events: Iterator[Event], console: Console) -> Event:
     """Follow a training to its end on the progress bar; returns the last event."""
-    event = None
+    event, told = None, False
     for event in events:
+        if event.kind == "paused" and not told:
+            console.say("The training is paused. Resume it in the viewer, or delete the file `paused` in its folder.")
+        told = event.kind == "paused"
         if event.kind != "done":
             # A budget of minutes becomes the number of steps that it will probably allow, so that the bar's rate is steps.
             total = max(event.step + 1, round(event.step / event.fraction) if event.fraction > 0 else 0)

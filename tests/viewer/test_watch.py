@@ -12,10 +12,12 @@ import pytest
 from synthetic import BallStage
 
 from avatars import deform
-from avatars.errors import AvatarError
-from avatars.train import TrainConfig, train
+from avatars.errors import AvatarError, UserError
+from avatars.train import PAUSE_SECONDS, TrainConfig, train
 from viewer.app import Viewer
 from viewer.avatar_stage import AvatarStage, open_stage
+from viewer.loop import RenderLoop
+from viewer.stage import Request
 from viewer.watch import FRESH, Watcher, avatar_in_training, in_training, progress
 
 CONFIG = TrainConfig(
@@ -98,3 +100,77 @@ def test_a_changed_stage_is_drawn_again_and_measured_anew() -> None:
         while (not changed or viewer._curves) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert changed == [1] and viewer._curves == {}
+
+
+def test_a_training_waits_while_it_is_paused_and_ends_with_the_same_bits(tiny_tracked, tmp_path: Path) -> None:
+    whole = list(train(tiny_tracked, CONFIG, tmp_path / "whole"))
+    folder = tmp_path / "run"
+    events = train(tiny_tracked, CONFIG, folder)
+    while (event := next(events)).step < 11:
+        pass
+    watcher = Watcher(folder, tiny_tracked, lambda _: None, lambda _: None)
+    watcher.look()
+    assert watcher.state == "running"
+    watcher.pause()
+    assert watcher.state == "paused" and progress(folder).startswith("Training paused at ")
+    step, seconds = event.step, event.seconds
+    os.utime(folder / "events.jsonl", (1, 1))
+    waiting = [e for e in (next(events) for _ in range(4)) if e.kind == "paused"]
+    assert len(waiting) >= 2 and all(e.step == waiting[0].step >= step for e in waiting)
+    assert progress(folder), "a training that waits is alive"
+    events.close()  # killed while it waits: neither the work nor the pause is lost
+    events = train(tiny_tracked, CONFIG, folder)
+    again = [next(events) for _ in range(3)]
+    assert [e.kind for e in again] == ["start", "paused", "paused"] and again[0].step == waiting[0].step
+    watcher.resume()
+    last = list(events)[-1]
+    assert last.kind == "done" and last.step == whole[-1].step and last.seconds - seconds < whole[-1].seconds + 2 * PAUSE_SECONDS
+    assert not (folder / "paused").exists()
+    for name in ("avatar.safetensors", "sequences.npz"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_folder_that_is_gone_is_an_error_with_its_name(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path / "gone", None, lambda _: None, lambda _: None)
+    with pytest.raises(UserError, match="gone"):
+        watcher.pause()
+
+
+def test_the_viewer_keeps_to_its_share_while_a_training_runs() -> None:
+    class Greedy:
+        """Always wants a picture."""
+
+        def wants(self, now: float) -> float:
+            return 0.0
+
+        def take(self, now: float) -> Request:
+            return Request(16, 16, (0.0,) * 16, 0.4)
+
+        def show(self, request: Request, picture: np.ndarray, seconds: float) -> None: ...
+
+        fail = show  # type: ignore[assignment]
+
+    def share() -> float:
+        stage = BallStage(seconds=0.01)
+        with RenderLoop(stage) as loop:
+            loop.share = wanted
+            drawing = 0.0
+            render = stage.render
+
+            def timed(request: Request) -> np.ndarray:
+                nonlocal drawing
+                started = time.monotonic()
+                picture = render(request)
+                drawing += time.monotonic() - started
+                return picture
+
+            stage.render = timed  # type: ignore[method-assign]
+            started = time.monotonic()
+            loop.add(Greedy())
+            time.sleep(0.7)
+            return drawing / (time.monotonic() - started)
+
+    wanted = 1.0
+    assert share() > 0.6
+    wanted = 0.25
+    assert share() < 0.3

@@ -111,6 +111,10 @@
     seen.replaceChildren();
     if (state.camera) seen.append(make("span", {}, `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}`));
     if (state.status) seen.append(make("span", {}, state.status));
+    if (state.training) {
+      const word = state.training === "paused" ? "Resume" : "Pause";
+      seen.append(make("button", { title: `${word} the training that is shown`, onclick: (e) => { e.currentTarget.disabled = true; send(`${word.toLowerCase()} training`); } }, `${word} training`));
+    }
     if (beyond.length) seen.append(make("span", { class: "warn", title: beyond.join(", ") }, `${beyond.slice(0, 2).join(", ")}${beyond.length > 2 ? ` and ${beyond.length - 2} more` : ""} beyond the recordings`));
     rate.textContent = state.playing && state.pictures ? `${Math.round(state.pictures)} pictures/s${state.scale < 1 ? ` · ${Math.round(state.scale * 100)} %` : ""}` : "";
     figures();
