@@ -83,7 +83,7 @@ class Avatar:
 
     @cached_property
     def _shaped(self) -> ShapedHead:
-        return self.head.shape(self.identity)
+        return self.head.settle(self.identity)
 
     @cached_property
     def _opacities(self) -> Tensor:

@@ -47,7 +47,7 @@ class Trainer:
     ) -> None:
         self.tracked, self.split, self.config, self.cache, self.device = tracked, split, config, cache, device
         self.head = head.to(device)
-        self.shaped = self.head.shape(tracked.identity.to(device))
+        self.shaped = self.head.settle(tracked.identity.to(device))
         self.model = deform.find(config.deformation)
         self.attention = losses.attention_of(self.head, config.mouth_weight, config.eyes_weight)
         self.colors = CameraColors(len(tracked.cameras), config.color_ridge)

@@ -15,6 +15,7 @@ from cuda_ext.ops import (
     Adam,
     Projected,
     Rasterized,
+    Rig,
     Splat,
     SplatStatistics,
     bind,
@@ -24,6 +25,7 @@ from cuda_ext.ops import (
     project,
     rasterize,
     rasterize_mesh,
+    skin,
     splat,
     ssim,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "KernelError",
     "Projected",
     "Rasterized",
+    "Rig",
     "Splat",
     "SplatStatistics",
     "available",
@@ -47,6 +50,7 @@ __all__ = [
     "project",
     "rasterize",
     "rasterize_mesh",
+    "skin",
     "splat",
     "ssim",
 ]

@@ -120,6 +120,11 @@ def _hash_encode(positions, table, scales, resolutions, offsets) -> list[Tensor]
     return [hash_grid.hash_encode(grid, positions, table)]
 
 
+def _skin(rest, joints, shapes, turns, skin_weights, pose_shapes, expression, angles, rotation, translation, parents, scale) -> list[Tensor]:
+    rig = ops.Rig(rest, joints, shapes, turns, skin_weights, tuple(parents), scale, pose_shapes)
+    return [ops.skin(rig, expression, angles, rotation, translation)]
+
+
 _define(
     "splat",
     f"{_SCENE}, Tensor? backgrounds, int width, int height, float near, float eps2d, bool antialiased, int? sh_degree, bool log_scales, "
@@ -191,6 +196,14 @@ _define(
     _hash_encode,
     lambda positions, table, scales, *_: [table.new_empty(positions.shape[0], len(scales) * table.shape[1])],
     (0, 1),
+)
+_define(
+    "skin",
+    "Tensor rest, Tensor joints, Tensor shapes, Tensor turns, Tensor skin_weights, Tensor? pose_shapes, Tensor expression, Tensor angles, "
+    "Tensor rotation, Tensor translation, int[] parents, float scale",
+    _skin,
+    lambda rest, *others: [rest.new_empty(others[5].shape[0], *rest.shape)],
+    (6, 7, 8, 9),
 )
 
 # The optimiser is named by a number, so that rates and the step count are read when the graph runs, not when it is traced.

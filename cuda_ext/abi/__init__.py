@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes as c
 
-from cuda_ext.abi import binding, gaussians, grids, meshes, training
+from cuda_ext.abi import binding, gaussians, grids, meshes, skin, training
 from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvPenalty
 from cuda_ext.abi.common import (
     ANTIALIASED,
@@ -32,6 +32,7 @@ from cuda_ext.abi.gaussians import (
     AvSplatForward,
 )
 from cuda_ext.abi.meshes import AvMesh
+from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
 
 __all__ = [
@@ -60,13 +61,14 @@ __all__ = [
     "AvRasterize",
     "AvRasterizeBackward",
     "AvScene",
+    "AvSkin",
     "AvSplatBackward",
     "AvSplatForward",
     "AvSsim",
     "AvSsimBackward",
 ]
 
-_FAMILIES = (gaussians, binding, training, meshes, grids)
+_FAMILIES = (gaussians, binding, training, meshes, grids, skin)
 
 STRUCTURES: tuple[type[c.Structure], ...] = (AvLaunch, *(s for family in _FAMILIES for s in getattr(family, "STRUCTURES", ())))
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../include/skin.h"
 #include "kernels.h"
 
 namespace {
@@ -81,6 +82,22 @@ const char* bad_ssim(int64_t B, int32_t height, int32_t width, int32_t crop) {
     return nullptr;
 }
 
+const char* bad_skin(const AvSkin& in) {
+    if (in.B < 0 || in.V < 0 || in.E < 0) return "B, V and E must not be negative";
+    if (in.J < 1 || in.J > AV_SKIN_JOINTS) return "a head has 1..64 joints";
+    if (in.shapes != in.E && in.shapes != in.E + 9 * in.J) return "shapes must be E or E + 9·J";
+    for (int64_t j = 0; j < in.J; ++j)
+        if (in.parents[j] < -1 || in.parents[j] >= j) return "parents must come before their children";
+    const int64_t groups = (in.V + AV_SKIN_GROUP - 1) / AV_SKIN_GROUP;
+    if (in.starts[0] != 0 || in.starts[groups] != in.entries) return "starts must run from 0 to the number of entries";
+    for (int64_t g = 0; g < groups; ++g)
+        if (in.starts[g] > in.starts[g + 1]) return "starts must ascend";
+    for (int64_t n = 0; n < in.entries; ++n)
+        if (in.indices[n] < 0 || in.indices[n] >= in.shapes) return "indices must name shapes";
+    if (in.scratch_bytes < kernels().skin_scratch(in.B, in.V, in.J, in.shapes)) return "scratch is too small";
+    return nullptr;
+}
+
 const char* bad_hash(int64_t N, int32_t levels, int32_t features, const int64_t* offsets) {
     if (N < 0 || levels < 1 || levels > 32) return "the hash grid must have 1..32 levels";
     if (features != 1 && features != 2 && features != 4 && features != 8) return "features per level must be 1, 2, 4 or 8";
@@ -129,6 +146,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvBlend);
     AV_SIZE(AvPenalty);
     AV_SIZE(AvMesh);
+    AV_SIZE(AvSkin);
 #undef AV_SIZE
     return -1;
 }
@@ -233,6 +251,18 @@ int32_t av_penalty(const AvPenalty* args) {
     if (args->scratch_bytes < (args->N / 1024 + 1) * (int64_t)sizeof(double)) return refuse("scratch is too small");
     return kernels().penalty(args);
 }
+
+int32_t av_skin_forward(const AvSkin* args) {
+    AV_REFUSE_IF(bad_skin(*args));
+    return kernels().skin_forward(args);
+}
+
+int32_t av_skin_backward(const AvSkin* args) {
+    AV_REFUSE_IF(bad_skin(*args));
+    return kernels().skin_backward(args);
+}
+
+int64_t av_skin_scratch(int64_t B, int64_t V, int64_t J, int64_t shapes) { return kernels().skin_scratch(B, V, J, shapes); }
 
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {
     return kernels().mesh_scratch(C, V, F, width, height);

@@ -7,6 +7,7 @@
 #include "hash_ops.h"
 #include "blend_ops.h"
 #include "mesh_ops.h"
+#include "skin_ops.h"
 #include "splat_ops.h"
 #include "ssim_ops.h"
 
@@ -40,6 +41,9 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::blend_forward,
     AV_NS::blend_backward,
     AV_NS::penalty,
+    AV_NS::skin_forward,
+    AV_NS::skin_backward,
+    AV_NS::skin_scratch,
 };
 
 }  // namespace av

@@ -27,6 +27,9 @@ struct Kernels {
     decltype(&::av_blend_forward) blend_forward;
     decltype(&::av_blend_backward) blend_backward;
     decltype(&::av_penalty) penalty;
+    decltype(&::av_skin_forward) skin_forward;
+    decltype(&::av_skin_backward) skin_backward;
+    decltype(&::av_skin_scratch) skin_scratch;
 };
 
 extern const Kernels kernels_base, kernels_avx2, kernels_avx512;

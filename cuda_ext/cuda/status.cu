@@ -47,6 +47,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvMesh)
     AV_SIZE(AvBlend)
     AV_SIZE(AvPenalty)
+    AV_SIZE(AvSkin)
 #undef AV_SIZE
     return -1;
 }

@@ -17,3 +17,4 @@
 #include "abi_training.h"
 #include "abi_meshes.h"
 #include "abi_grids.h"
+#include "abi_skin.h"

@@ -6,9 +6,11 @@ from cuda_ext.native.gaussians import project, rasterize, splat
 from cuda_ext.native.meshes import rasterize_mesh
 from cuda_ext.native.optimizer import adam
 from cuda_ext.native.similarity import l1_and_ssim
+from cuda_ext.native.skin import PackedRig, skin
 
 __all__ = [
     "FACTORS",
+    "PackedRig",
     "adam",
     "bind",
     "blend",
@@ -21,5 +23,6 @@ __all__ = [
     "rasterize",
     "rasterize_mesh",
     "settle_factors",
+    "skin",
     "splat",
 ]

@@ -12,10 +12,12 @@ from cuda_ext.ops.binding import bind, blend, penalty
 from cuda_ext.ops.gaussians import Projected, Rasterized, Splat, SplatStatistics, project, rasterize, splat
 from cuda_ext.ops.meshes import rasterize_mesh
 from cuda_ext.ops.similarity import l1_ssim, ssim
+from cuda_ext.ops.skin import Rig, skin
 
 __all__ = [
     "Projected",
     "Rasterized",
+    "Rig",
     "Splat",
     "SplatStatistics",
     "Adam",
@@ -27,6 +29,7 @@ __all__ = [
     "project",
     "rasterize",
     "rasterize_mesh",
+    "skin",
     "splat",
     "ssim",
 ]

@@ -22,6 +22,7 @@ from cuda_ext.reference.gaussians import (
 from cuda_ext.reference.meshes import rasterize_mesh
 from cuda_ext.reference.optimizer import adam
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
+from cuda_ext.reference.skin import axis_angle_matrices, skin
 
 __all__ = [
     "ALPHA_MAX",
@@ -37,6 +38,7 @@ __all__ = [
     "SSIM_SIGMA",
     "TRANSMITTANCE_MIN",
     "adam",
+    "axis_angle_matrices",
     "bind",
     "blend",
     "l1_and_ssim",
@@ -48,6 +50,7 @@ __all__ = [
     "rasterize",
     "rasterize_mesh",
     "sh_basis",
+    "skin",
     "ssim_map",
     "ssim_window",
     "triangle_frames",

@@ -82,6 +82,18 @@ def others_once(dice: random.Random) -> None:
     assert depth.isfinite().all()
 
 
+def skin_once(dice: random.Random) -> None:
+    """Any number of vertices, shapes, joints and poses."""
+    V, E, J, B = dice.choice((0, 1, 31, 32, 33, 200)), dice.choice((0, 1, 20)), dice.choice((1, 2, 5, 64)), dice.choice((1, 2, 5))
+    shapes = torch.randn(E, V, 3) * (torch.rand(E, V, 1) > 0.7)
+    parents = tuple(dice.randrange(-1, j) if j else -1 for j in range(J))
+    weights, pose_shapes = torch.rand(V, J + 1), torch.randn(9 * J, V, 3) if dice.random() < 0.3 else None
+    rest, shapes = poisoned(torch.randn(V, 3), dice), poisoned(shapes, dice)
+    rig = ops.Rig(rest, torch.randn(J, 3), shapes, torch.randn(E, J, 3), weights, parents, 1.0, pose_shapes)
+    pose = [poisoned(torch.randn(*s), dice).requires_grad_() for s in ((B, E), (B, J, 3), (B, 3), (B, 3))]
+    ops.skin(rig, *pose).sum().backward()
+
+
 def main(rounds: int, seed: int) -> None:
     """`rounds` of each."""
     dice = random.Random(seed)
@@ -90,6 +102,7 @@ def main(rounds: int, seed: int) -> None:
         torch.set_num_threads(dice.choice((1, 2, 3)))
         splat_once(dice)
         others_once(dice)
+        skin_once(dice)
     print(f"{rounds} rounds, {ops.available()['cpu']}")
 
 

@@ -520,3 +520,32 @@ def test_penalty_matches_the_reference(backend, monkeypatch):
     close(loss, expected, 1e-6, "penalty")
     for a, b in zip(leaves, exact, strict=True):
         close(a.grad, b.grad, 1e-5, "gradient")
+
+
+@pytest.mark.parametrize("posed", [False, True])
+def test_skin_matches_the_reference(backend, posed, monkeypatch):
+    library, device = backend
+    monkeypatch.setattr(native, "pick", lambda *_: library)
+    g = torch.Generator().manual_seed(4)
+    B, V, E, J = 2, 150, 6, 4
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    shapes = 0.1 * normal(E, V, 3) * (normal(E, V, 1) > 0.5)
+    weights = torch.softmax(2 * normal(V, J + 1), 1)
+    weights[::2] = torch.nn.functional.one_hot(torch.arange(V)[::2] % (J + 1), J + 1).float()
+    tensors = [normal(V, 3), normal(J, 3), shapes, 0.3 * normal(E, J, 3), weights]
+    pose_shapes = 0.1 * normal(9 * J, V, 3) if posed else None
+    pose = [normal(B, E), normal(B, J, 3), normal(B, 3), normal(B, 3)]
+    v = normal(B, V, 3)
+    exact = [t.double().requires_grad_() for t in pose]
+    expected = reference.skin(ops.Rig(*tensors, (-1, 0, 0, 2), 1.2, pose_shapes), *exact)
+    (expected * v).sum().backward()
+    rig = ops.Rig(*to(device, *tensors), (-1, 0, 0, 2), 1.2, to(device, pose_shapes)[0])
+    leaves = [t.requires_grad_() for t in to(device, *pose)]
+    vertices = ops.skin(rig, *leaves)
+    (vertices * v.to(device)).sum().backward()
+    close(vertices, expected, 1e-6, "vertices")
+    for a, b, what in zip(leaves, exact, ("expression", "angles", "rotation", "translation"), strict=True):
+        close(a.grad, b.grad, 1e-5, what)

@@ -232,3 +232,23 @@ def test_landmarks_are_symmetric_and_on_the_face(head: HeadModel) -> None:
     irises = head.landmark_positions(head.template[None], "mediapipe")[0, [468, 473]]
     assert (irises[1] - head.joint_template[JOINTS.index("eye_left")])[:2].abs().max() < 0.004
     assert (irises[0] - head.joint_template[JOINTS.index("eye_right")])[:2].abs().max() < 0.004
+
+
+@pytest.mark.parametrize("posed", [False, True])
+def test_a_settled_head_moves_as_any_other(head: HeadModel, posed: bool, device: torch.device) -> None:
+    """The kernels' way and the plain one, closures and pose-dependent shapes included, gradients to the codes too."""
+    if posed:
+        head = replace(head, pose_basis=0.002 * torch.randn(9 * head.J, head.V, 3, generator=torch.Generator().manual_seed(3)))
+    head = head.to(device)
+    identity = Identity(0.5 * torch.randn(head.I, generator=torch.Generator().manual_seed(1)).to(device), scale=1.05)
+    upstream = torch.randn(2, head.V, 3, generator=torch.Generator().manual_seed(2)).to(device)
+    results = []
+    for shaped in (head.settle(identity), head.shape(identity)):
+        pose = random_pose(head, 2).to(device)
+        leaves = [getattr(pose, k).requires_grad_() for k in ("expression", "joints", "rotation", "translation")]
+        vertices = head.vertices(shaped, pose)
+        vertices.backward(upstream)
+        results.append([vertices.detach(), *(leaf.grad for leaf in leaves)])
+    assert (results[0][0] - results[1][0]).abs().max() < 1e-6
+    for a, b in zip(results[0][1:], results[1][1:], strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
