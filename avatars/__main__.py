@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import errno
 import importlib
 import io
 import re
@@ -23,6 +22,7 @@ from typing import Any
 from avatars import __version__
 from avatars.commands import COMMANDS, Console
 from avatars.errors import UserError
+from avatars.files import FULL, disk_full
 
 _EPILOGUE = (
     ("the whole way on the sample capture, ending in the browser", "avatars demo"),
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _fail(f"The disk is full ({error.filename}). Free some space and run the same command again: finished stages are not repeated.")
+        if error.errno in FULL:
+            _fail(str(disk_full(error.filename)) if error.filename else "The disk is full. Free some space and run the same command again.")
         elif isinstance(error, PermissionError):
             _fail(f"{error.filename} may not be read or written. Choose another --out, or change its permissions.")
         elif error.filename is not None:  # a folder where a file should be, a place where nothing can be made, a disk that fails …

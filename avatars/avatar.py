@@ -11,7 +11,6 @@ A folder on disk holds all that driving and viewing need:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -28,8 +27,8 @@ from torch import Tensor
 
 from avatars import deform
 from avatars.config import from_dict
-from avatars.errors import AvatarError, ConfigError, UserError
-from avatars.files import atomic_path, content_hash, read_arrays, read_json, write_json
+from avatars.errors import AvatarError, ConfigError, DiskFull, UserError
+from avatars.files import atomic_path, content_hash, disk_full, read_arrays, read_json, write_json
 from avatars.gaussians import CanonicalGaussians
 from avatars.head import HeadModel, ShapedHead, load_head, save_head
 from avatars.seal import check_seal, seal
@@ -183,6 +182,8 @@ def save_avatar(avatar: Avatar, folder: Path) -> None:
             target = folder / path.relative_to(new)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
+    except DiskFull as error:
+        raise disk_full(folder, error.needed) from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -286,7 +287,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             temporary.chmod(mode)
         except SafetensorError as error:  # it hides the errno in its text
             if "code: 28" in str(error) or "No space" in str(error):
-                raise OSError(errno.ENOSPC, str(error)) from error
+                raise disk_full(path, sum(t.numel() * t.element_size() for t in plain.values())) from error
             raise
 
 

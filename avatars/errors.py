@@ -17,3 +17,11 @@ class ConfigError(UserError):
 
 class AvatarError(UserError):
     """An avatar folder, checkpoint or tracked sequence is missing, damaged or of another version."""
+
+
+class DiskFull(UserError):
+    """A disk or a quota is used up; nothing half-written is left."""
+
+    def __init__(self, text: str, needed: float = 0.0) -> None:
+        super().__init__(text)
+        self.needed = needed  # bytes that are still to be written, 0 where that is not known

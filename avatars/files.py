@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,10 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avatars.errors import AvatarError, UserError
+from avatars.errors import AvatarError, DiskFull, UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 try:
     import fcntl
@@ -27,7 +30,7 @@ except ImportError:  # Windows
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (same suffix); rename it over `path` on success, delete it on failure.
 
-    Works for a file or for a folder that the body creates. A full disk becomes a UserError that names the path;
+    Works for a file or for a folder that the body creates. A full disk becomes a DiskFull that names the path;
     the previous content of `path` stays.
     """
     path = Path(path)
@@ -40,19 +43,52 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         else:
             _sync(temporary)
             os.replace(temporary, path)
+    except DiskFull as error:  # of a file inside of the temporary folder: people know the folder by its own name
+        _remove(temporary)
+        raise disk_full(path, error.needed) from None
     except OSError as error:
         _remove(temporary)
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise UserError(
-                f"The disk is full while writing {path}. Nothing half-written was kept. Free some space and run the same "
-                "command again: finished stages are not repeated."
-            ) from error
-        if error.filename is not None and Path(error.filename) == temporary:
-            error.filename, error.filename2 = str(path), None  # people know the file by its own name
+        if error.errno in FULL:
+            raise disk_full(path) from error
+        name = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else None
+        if name is not None and name.is_relative_to(temporary):
+            error.filename, error.filename2 = str(path / name.relative_to(temporary)), None
         raise
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def growing(path: str | os.PathLike) -> Iterator[None]:
+    """While a file that stays open grows at `path`: a full disk, of which the system does not say where, becomes a DiskFull that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            raise disk_full(path) from error
+        raise
+
+
+def disk_full(path: str | os.PathLike, needed: float = 0.0) -> DiskFull:
+    """The error that says which disk is full while `path` was written, and how many bytes are still `needed` where that is known."""
+    there = Path(path).absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    while not os.path.ismount(there) and there != there.parent:
+        there = there.parent
+    want = f", about {_size(needed)} are needed" if needed else ""
+    return DiskFull(
+        f"The disk is full while writing {path}: {_size(free)} are left on the disk at {there}{want}. Nothing half-written was kept. "
+        "Free some space and run the same command again (finished stages are not repeated), or choose a place on another disk.",
+        needed,
+    )
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 @contextmanager

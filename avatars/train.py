@@ -24,7 +24,7 @@ import torch
 from avatars.avatar import KIND, Avatar, load_avatar, save_avatar
 from avatars.config import save_config, to_dict
 from avatars.errors import AvatarError, ConfigError
-from avatars.files import content_hash, read_json
+from avatars.files import content_hash, growing, read_json
 from avatars.head import HeadModel, load_head
 from avatars.pause import is_paused, resume
 from avatars.pictures import PictureCache, batches
@@ -128,7 +128,8 @@ def train(tracked: TrackedSequence, config: TrainConfig, out: str | Path, device
 
     saved = time.monotonic()
     usable = tracked.valid & split.cameras
-    with open(out / "events.jsonl", "a" if resumed else "w", encoding="utf-8") as log:
+    curves = out / "events.jsonl"
+    with growing(curves), open(curves, "a" if resumed else "w", encoding="utf-8") as log:
         source = batches(cache, split.frames, usable, config.views, config.seed, trainer.step)
         try:
             while trainer.fraction < 1:

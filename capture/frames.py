@@ -21,8 +21,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from avatars.errors import AvatarError, CaptureError
-from avatars.files import atomic_path, content_hash, read_json, write_json
+from avatars.errors import AvatarError, CaptureError, DiskFull
+from avatars.files import atomic_path, content_hash, disk_full, read_json, write_json
 from avatars.progress import Progress, silent
 from capture.color import ColorCorrection, estimate_corrections
 from capture.formats import Capture
@@ -80,13 +80,14 @@ def prepare_frames(
                 shutil.rmtree(left, ignore_errors=True)
 
     total = sum(counts[sequence] for sequence, _ in clips)
-    done = total - sum(counts[sequence] for sequence, _ in missing)
+    done = at_first = total - sum(counts[sequence] for sequence, _ in missing)
+    size = 0  # bytes written in this run
     lock, stop, per_thread = threading.Lock(), threading.Event(), threading.local()
 
-    def count_one() -> None:
-        nonlocal done
+    def count_one(written: int) -> None:
+        nonlocal done, size
         with lock:
-            done += 1
+            done, size = done + 1, size + written
             progress("decoding and matting", done, total, None)
 
     def make(clip: tuple[str, str]) -> None:
@@ -104,9 +105,8 @@ def prepare_frames(
                     raise _Stopped
                 alpha = per_thread.selfie(picture) if plate is None else difference_matte(picture, plate)
                 foreground = picture if plate is None else unmix(picture, alpha, plate)
-                _write_frame(temporary, written, corrections[camera].apply(foreground), alpha)
+                count_one(_write_frame(temporary, written, corrections[camera].apply(foreground), alpha))
                 written += 1
-                count_one()
             if written != counts[sequence]:
                 source = capture.sources(sequence, camera)[0]
                 raise CaptureError(f"{source} is truncated: {written} of {counts[sequence]} frames can be decoded. Copy it again.")
@@ -120,6 +120,10 @@ def prepare_frames(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
         errors = [e for f in futures if not f.cancelled() and (e := f.exception()) is not None and not isinstance(e, _Stopped)]
+        full = next((e for e in errors if isinstance(e, DiskFull)), None)
+        if full is not None:
+            finished = sum(counts[clip[0]] for clip in clips if _is_done(folder.joinpath(*clip), keys[clip]))
+            raise disk_full(folder, size / max(done - at_first, 1) * (total - finished)) from None
         if errors:
             raise errors[0]
     progress("decoding and matting", total, total, None)
@@ -179,12 +183,14 @@ def _is_done(clip: Path, key: str) -> bool:
         return False  # absent or half-written: the clip is made again
 
 
-def _write_frame(folder: Path, index: int, picture: np.ndarray, alpha: np.ndarray) -> None:
+def _write_frame(folder: Path, index: int, picture: np.ndarray, alpha: np.ndarray) -> int:
+    """Write both files of a frame; returns how many bytes they are."""
     # Encoded in memory first: cv2.imwrite would report a full disk as False, if at all.
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), JPEG)
     _, png = cv2.imencode(".png", np.rint(alpha * 255).astype(np.uint8), PNG)
     (folder / f"{index:05d}.jpg").write_bytes(jpeg.tobytes())
     (folder / f"{index:05d}.png").write_bytes(png.tobytes())
+    return jpeg.size + png.size
 
 
 def _read(path: Path, mode: int) -> np.ndarray:

@@ -139,7 +139,8 @@ def test_errors_are_one_line_with_a_remedy(arguments: list[str], message: str, c
         (IsADirectoryError(21, "Is a directory", "a.png"), "a.png cannot be read or written: Is a directory. Check the path"),
         (FileExistsError(17, "File exists", "take.csv"), "take.csv cannot be read or written: File exists."),
         (PermissionError(13, "Permission denied", "/root/x"), "/root/x may not be read or written."),
-        (OSError(28, "No space left on device", "out/x"), "The disk is full (out/x)."),
+        (OSError(28, "No space left on device", "out/x"), "The disk is full while writing out/x: "),
+        (OSError(28, "No space left on device"), "The disk is full. Free some space"),
     ],
 )
 def test_what_the_file_system_refuses_is_one_line(error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

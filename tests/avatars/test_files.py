@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avatars.errors import AvatarError, CaptureError, ConfigError, UserError
-from avatars.files import atomic_path, claimed, content_hash, plain_name, read_arrays, read_json, write_json
+from avatars.errors import AvatarError, CaptureError, ConfigError, DiskFull, UserError
+from avatars.files import atomic_path, claimed, content_hash, disk_full, plain_name, read_arrays, read_json, write_json
 
 
 def test_file_appears_only_when_finished(tmp_path: Path) -> None:
@@ -53,6 +53,20 @@ def test_full_disk_is_a_user_error(tmp_path: Path, number: int) -> None:
         temporary.write_text("half")
         raise OSError(number, "no space")
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_inside_of_a_folder_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull, match=r"writing [^ ]*clip: [0-9.]+ [GM]B are left on the disk at /[^ ]*\. Nothing") as caught, atomic_path(tmp_path / "clip") as temporary:
+        temporary.mkdir()
+        with atomic_path(temporary / "done.json"):
+            raise OSError(errno.ENOSPC, "no space")
+    assert not os.listdir(tmp_path) and caught.value.needed == 0
+    with pytest.raises(DiskFull, match=r"about 2\.5 GB are needed\. Nothing") as caught, atomic_path(tmp_path / "clip") as temporary:
+        raise disk_full(temporary / "x", 2.5e9)
+    assert f"writing {tmp_path / 'clip'}: " in str(caught.value)
+    with pytest.raises(PermissionError) as refused, atomic_path(tmp_path / "clip") as temporary:
+        raise PermissionError(errno.EACCES, "no", str(temporary / "0.jpg"))
+    assert refused.value.filename == str(tmp_path / "clip" / "0.jpg")
 
 
 def test_os_errors_name_the_file_and_not_its_temporary_sibling(tmp_path: Path) -> None:

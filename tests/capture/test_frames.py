@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avatars.errors import CaptureError, UserError
+from avatars.errors import CaptureError, DiskFull
 from capture import frames as frames_module
 from capture.color import ColorCorrection
 from capture.formats import open_capture
@@ -85,15 +85,19 @@ def test_full_disk_keeps_what_is_finished(studio: Callable[..., Path], tmp_path:
     written = []
     original = frames_module._write_frame
 
-    def fill(folder: Path, *rest) -> None:
+    def fill(folder: Path, *rest) -> int:
         if len(written) >= 5:
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(folder)
-        original(folder, *rest)
+        return original(folder, *rest)
 
     monkeypatch.setattr(frames_module, "_write_frame", fill)
-    with pytest.raises(UserError, match="disk is full while writing.*220001.*finished stages are not repeated"):
+    with pytest.raises(DiskFull, match="disk is full while writing.*finished stages are not repeated") as caught:
         prepare_frames(capture, out, workers=1)
+    assert f"writing {out}: " in str(caught.value) and ".tmp" not in str(caught.value), "people know the folder that they asked for"
+    frames = sum(files.stat().st_size for files in (out / "A" / "220000").glob("0*")) / 3
+    cameras = len(capture.camera_names)
+    assert caught.value.needed == pytest.approx(frames * 3 * (cameras - 1), rel=0.2) and " are needed" in str(caught.value)
     finished = files(out / "A" / "220000")
     assert len(finished) == 7 and not (out / "A" / "220001").exists() and not list((out / "A").glob(".*"))
     monkeypatch.setattr(frames_module, "_write_frame", original)
