@@ -5,10 +5,8 @@ Every loss returns a scalar and is differentiable in its first argument.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,77 +26,88 @@ def photometric(rendered: Tensor, target: Tensor, ssim_weight: float, weights: T
 
 def coverage(alpha: Tensor, masks: Tensor) -> Tensor:
     """Mean |alpha − mask|, both [C, H, W]: nothing floats outside of the foreground, nothing is see-through inside."""
-    return (alpha - masks).abs().mean()
+    return _MeanDistance.apply(alpha, masks)
+
+
+class _MeanDistance(torch.autograd.Function):
+    """mean |a − b| with a gradient to a, in a third of the passes that autograd would make over the pictures."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        difference = a - b
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, 1) / difference.numel()
+
+    @staticmethod
+    def backward(ctx, v: Tensor):  # type: ignore[override]
+        (difference,) = ctx.saved_tensors
+        return torch.sgn(difference).mul_(v / difference.numel()), None
 
 
 @dataclass(frozen=True)
 class Attention:
     """Where pictures count more: windows around the mouth and each eye. `attention_of` makes it once per head."""
 
-    windows: tuple[tuple[Tensor, float, float], ...]  # vertex ids, gain, metres around them
+    ids: Tensor  # [W, P] vertex ids of each window, the last repeated to fill its row
+    shares: Tensor  # [W, P] of each point in the window's centre: 1 / number of points, 0 where an id repeats
+    gains: Tensor  # [W]
+    metres: Tensor  # [W] around the points
     inside: Tensor  # [Q] vertex ids whose mean lies inside of the head
 
-    def weights(self, vertices: Tensor, cameras: Cameras) -> Tensor:
-        """[C, H, W]: 1, and more in the windows where the camera sees the face; vertices [V, 3].
+    def windows(self, vertices: Tensor, cameras: Cameras) -> Tensor:
+        """[C, W, 5] what `ops.soft_windows` takes: where the windows lie in each picture, and how much they count; vertices [V, 3].
 
-        A camera beyond about 80° of the face gets none.
+        A camera beyond about 80° of the face gets windows without strength.
         """
-        total = torch.ones(len(cameras), cameras.height, cameras.width, device=vertices.device)
-        for ids, gain, metres in self.windows:
-            points = vertices[ids]
-            pixels, z = project_points(points, cameras.viewmats, cameras.Ks)
-            low, high = pixels.amin(1), pixels.amax(1)  # [C, 2]
-            half = (high - low) / 2 + metres * cameras.Ks[:, 0, 0, None] / z.mean(1, keepdim=True)
-            outward = torch.nn.functional.normalize(points.mean(0) - vertices[self.inside].mean(0), dim=0)
-            facing = (torch.nn.functional.normalize(cameras.centers - points.mean(0), dim=1) @ outward - 0.17).clamp(0, 0.2) / 0.2
-            for c, (centre, size, strength) in enumerate(zip(((low + high) / 2).tolist(), half.tolist(), (gain * facing).tolist(), strict=True)):
-                _add_window(total[c], centre, size, strength)
-        return total
+        C, (W, P) = len(cameras), self.ids.shape
+        if not W:
+            return vertices.new_zeros(C, 0, 5)
+        points = vertices[self.ids]
+        pixels, z = project_points(points.reshape(1, -1, 3), cameras.viewmats, cameras.Ks)
+        pixels, z = pixels.reshape(C, W, P, 2), z.reshape(C, W, P)
+        low, high = torch.aminmax(pixels, dim=2)  # [C, W, 2]
+        half = (high - low) / 2 + (self.metres * cameras.Ks[:, 0, 0, None] / (z * self.shares).sum(2))[..., None]
+        centers = (points * self.shares[..., None]).sum(1)  # [W, 3]
+        outward = torch.nn.functional.normalize(centers - vertices[self.inside].mean(0), dim=1)
+        facing = (torch.nn.functional.normalize(cameras.centers[:, None] - centers, dim=2) * outward).sum(2)
+        strength = self.gains * ((facing - 0.17).clamp(0, 0.2) / 0.2)
+        return torch.cat([(low + high) / 2, half, strength[..., None]], 2)
+
+    def weights(self, vertices: Tensor, cameras: Cameras) -> Tensor:
+        """[C, H, W]: 1, and more in the windows where the camera sees the face; vertices [V, 3]."""
+        return ops.soft_windows(self.windows(vertices, cameras), cameras.width, cameras.height)
+
+
+def moved_windows(windows: Tensor, Ks: Tensor, new_Ks: Tensor) -> Tensor:
+    """Windows [C, W, 5] found with intrinsics Ks [C, 3, 3], in pictures that were cut and resized to `new_Ks`."""
+    scale = new_Ks[:, (0, 1), (0, 1)] / Ks[:, (0, 1), (0, 1)]  # [C, 2]
+    offset = new_Ks[:, :2, 2] - scale * Ks[:, :2, 2]
+    scale = scale[:, None]
+    return torch.cat([windows[..., :2] * scale + offset[:, None], windows[..., 2:4] * scale, windows[..., 4:]], 2)
 
 
 def attention_of(head: HeadModel, mouth: float, eyes: float) -> Attention:
     """Windows with extra weight `mouth` and `eyes`, on a head that has these regions."""
     wanted = ((("lips",), mouth, 0.012), (("iris_left", "pupil_left"), eyes, 0.018), (("iris_right", "pupil_right"), eyes, 0.018))
     windows = [(head.region_vertices(*names), gain, metres) for names, gain, metres in wanted]
+    windows = [w for w in windows if len(w[0]) and w[1] > 0]
     inside = head.region_vertices("scalp", "neck")
+    device = head.faces.device
     if not len(inside):
-        inside = torch.arange(head.V, device=head.faces.device)
-    return Attention(tuple(w for w in windows if len(w[0]) and w[1] > 0), inside)
-
-
-def _add_window(weights: Tensor, centre: list[float], half: list[float], strength: float) -> None:
-    """Add a soft box exp(−(x/half)⁴) to weights [H, W], in place; beyond 1.5 half-sizes it is below 1 % and left out."""
-    if strength <= 0 or not all(map(math.isfinite, (*centre, *half))):
-        return
-    ranges, profiles = [], []
-    for middle, size, limit in ((centre[1], half[1], weights.shape[0]), (centre[0], half[0], weights.shape[1])):
-        first, last = max(int(middle - 1.5 * size), 0), min(int(middle + 1.5 * size) + 1, limit)
-        if first >= last:
-            return
-        x = torch.arange(first, last, device=weights.device) + (0.5 - middle)
-        ranges.append(slice(first, last))
-        profiles.append(torch.exp(-((x / size) ** 4)))
-    weights[ranges[0], ranges[1]] += strength * profiles[0][:, None] * profiles[1]
+        inside = torch.arange(head.V, device=device)
+    most = max((len(ids) for ids, _, _ in windows), default=0)
+    rows = [torch.cat([ids, ids[-1:].expand(most - len(ids))]) for ids, _, _ in windows]
+    ids = torch.stack(rows) if rows else torch.zeros(0, 0, dtype=torch.int64, device=device)
+    shares = torch.zeros(ids.shape, device=device)
+    for row, (own, _, _) in zip(shares, windows, strict=True):
+        row[: len(own)] = 1 / len(own)
+    gains, metres = (torch.tensor([w[i] for w in windows], device=device) for i in (1, 2))
+    return Attention(ids, shares, gains, metres, inside)
 
 
 def composite(images: Tensor, backgrounds: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     """Pictures [C, H, W, 4] (0–255, colours times matte) over backgrounds [C, 3] → float pictures [C,H,W,3] and mattes [C,H,W].
 
-    `inverse` [C, 3, 4] maps what each sensor recorded to the avatar's colours. Everything is one affine map of the four channels:
-    A·premultiplied + (b − background)·matte + background.
+    `inverse` [C, 3, 4] maps what each sensor recorded to the avatar's colours.
     """
-    matrices = torch.cat([inverse[..., :3], inverse[..., 3:] - backgrounds[..., None]], 2) / 255
-    if images.device.type == "cpu":
-        import cv2  # its vectorised transform takes a tenth of the time of torch's operations here
-
-        target = torch.empty(*images.shape[:3], 3)
-        mattes = torch.empty(images.shape[:3])
-        full = torch.cat([matrices, backgrounds[..., None]], 2).numpy()
-        for i, picture in enumerate(images.numpy()):
-            values = picture.astype(np.float32)
-            cv2.transform(values, full[i], dst=target[i].numpy())
-            np.multiply(values[..., 3], 1 / 255, out=mattes[i].numpy())
-        return target, mattes
-    values = images.to(backgrounds.dtype)
-    flat = torch.baddbmm(backgrounds[:, None], values.flatten(1, 2), matrices.transpose(1, 2))
-    return flat.reshape(*images.shape[:3], 3), values[..., 3] / 255
+    return ops.compose(images, inverse, backgrounds)

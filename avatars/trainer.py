@@ -59,6 +59,8 @@ class Trainer:
         self.step, self.elapsed, self.psnr, self.loss = 0, 0.0, 0.0, 0.0
         self.first_step, self.first_elapsed, self.mark = 0, 0.0, 0.0
         self.params: dict[str, Tensor] = {}
+        self.windows: dict[int, Tensor] = {}  # frame → [C, W, 5] where pixels count more, made when a frame is first seen
+        self.backgrounds = (-1, np.empty(0, np.float32))  # a block of steps, and their colours
 
     # start
 
@@ -177,34 +179,30 @@ class Trainer:
         cameras, images, ids = batch.cameras.to(self.device), batch.images.to(self.device), list(batch.camera_ids)
         if fraction < c.half_until:
             cameras, images = _halved(cameras, images)
-        rng = np.random.default_rng((c.seed, 3, self.step))
-        backgrounds = torch.from_numpy(rng.random((len(cameras), 3), dtype=np.float32)).to(self.device)
+        backgrounds = self._backgrounds(len(cameras)).to(self.device)
         target, mask = losses.composite(images, backgrounds, self.colors.inverse[ids].to(self.device))
         tuned = fraction >= c.deform_start
         pose = HeadPose(*(self.codes[k][batch.t : batch.t + 1] for k in _CODES))
         if not tuned:
             pose = pose.detach()
         vertices = self.head.vertices(self.shaped, pose)[0]
-        local = self._local()
+        local, size = self._local(), None
         if tuned:
-            local = self.model.apply(self._deform_params(), local, deform.frame_code(pose))
+            local, size = self.model.apply_sized(self._deform_params(), local, deform.frame_code(pose))
         means, quats, scales = bound(local, vertices, self.head.faces)
         splat = ops.splat(
             means, quats, scales, local.logit_opacities, local.sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
             backgrounds=backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
         )  # fmt: skip
-        with torch.no_grad():
-            weights = self.attention.weights(vertices.detach(), cameras)
-        loss = losses.photometric(splat.color, target, c.ssim_weight, weights)
+        loss = losses.photometric(splat.color, target, c.ssim_weight, self._attention(batch.t, ids, cameras))
         loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], mask)
         # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
         loss = loss + ops.penalty(
             local.means, local.log_scales, local.logit_opacities, self.reach, position_weight=c.position_weight,
             scale_weight=c.scale_weight, opacity_weight=c.opacity_weight, max_scale=c.max_scale,
         )  # fmt: skip
-        if tuned and c.deform.regulariser > 0 and local.means is not self.params["means"]:
-            drift = (local.means - self.params["means"]).square().mean() + (local.sh[:, 0] - self.params["sh"][:, 0]).square().mean()
-            loss = loss + c.deform.regulariser * drift
+        if size is not None and c.deform.regulariser > 0:
+            loss = loss + c.deform.regulariser * size
         if self.lpips is not None:
             loss = loss + c.lpips_weight * self.lpips(splat.color, target).mean()
         loss.backward()
@@ -220,6 +218,27 @@ class Trainer:
                     "happens again, lower mean_rate and scale_rate."
                 )
             self._observe(splat.color.detach(), images, target, mask, ids, float(loss.detach()))
+
+    def _backgrounds(self, count: int) -> Tensor:
+        """[C, 3] random colours of this step: making a generator takes longer than drawing for a hundred steps."""
+        block, place = divmod(self.step, 100)
+        if self.backgrounds[0] != block:
+            rng = np.random.default_rng((self.config.seed, 3, block))
+            self.backgrounds = (block, rng.random((100, self.config.views, 3), dtype=np.float32))
+        return torch.from_numpy(self.backgrounds[1][place, :count])
+
+    @torch.no_grad()
+    def _attention(self, t: int, ids: list[int], cameras: Cameras) -> Tensor:
+        """[C, H, W] how much pixels of frame `t` count, in pictures of cameras `ids` that were cut to `cameras`.
+
+        Where the windows lie follows from the tracked codes: tuning moves the face by less than a pixel, and finding them takes a millisecond.
+        """
+        own = self.tracked.cameras
+        if t not in self.windows:
+            vertices = self.head.vertices(self.shaped, self.tracked.codes[t].to(self.device))[0]
+            self.windows[t] = self.attention.windows(vertices, own.to(self.device))
+        windows = losses.moved_windows(self.windows[t][ids], own.Ks[ids].to(self.device), cameras.Ks)
+        return ops.soft_windows(windows, cameras.width, cameras.height)
 
     @torch.no_grad()
     def _observe(self, rendered: Tensor, images: Tensor, target: Tensor, mask: Tensor, ids: list[int], loss: float) -> None:

@@ -156,9 +156,9 @@ _define(
 )
 _define(
     "blend",
-    "Tensor basis, Tensor weights, Tensor means, Tensor quats, Tensor sh",
-    lambda *args: list(ops.blend(*args)),
-    lambda basis, weights, *local: [torch.empty_like(t) for t in local],
+    "Tensor basis, Tensor weights, Tensor means, Tensor quats, Tensor sh, bool with_size",
+    lambda *args: list(ops.blend(*args[:5], with_size=args[5])),
+    lambda basis, weights, means, quats, sh, size: [*(torch.empty_like(t) for t in (means, quats, sh)), *([means.new_empty(())] if size else [])],
     (0, 1, 2, 3, 4),
 )
 _define(
@@ -196,6 +196,20 @@ _define(
     _hash_encode,
     lambda positions, table, scales, *_: [table.new_empty(positions.shape[0], len(scales) * table.shape[1])],
     (0, 1),
+)
+_define(
+    "compose",
+    "Tensor images, Tensor matrices, Tensor backgrounds",
+    lambda *args: list(ops.compose(*args)),
+    lambda images, matrices, _: [matrices.new_empty(*images.shape[:3], 3), matrices.new_empty(images.shape[:3])],
+    (),
+)
+_define(
+    "soft_windows",
+    "Tensor windows, int width, int height",
+    lambda *args: [ops.soft_windows(*args)],
+    lambda windows, width, height: [windows.new_empty(windows.shape[0], height, width)],
+    (),
 )
 _define(
     "skin",

@@ -7,6 +7,8 @@ It defines
                                                         "each_" have one row per Gaussian and follow densification
     learning_rates(settings, rates) -> {name: Rate}     for every parameter that `create` makes
     apply(parameters, gaussians, code) -> CanonicalGaussians
+    apply_sized(parameters, gaussians, code) -> (CanonicalGaussians, scalar)     the same, and the mean square of the corrections to
+                                                        the means plus that to the constant colours, for a penalty
     settle(parameters, codes) -> {name: tensor}         after training, with all trained codes [T, D]: what an avatar keeps
 
 and may define FACTORED, the names of parameters that it uses as the basis of `ops.blend` and nowhere else: their gradient is then
@@ -54,6 +56,8 @@ class Deformation(Protocol):
     def learning_rates(self, settings: DeformSettings, rates: Mapping[str, float]) -> dict[str, Rate]: ...
 
     def apply(self, parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians: ...
+
+    def apply_sized(self, parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> tuple[CanonicalGaussians, Tensor]: ...
 
     def settle(self, parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]: ...
 

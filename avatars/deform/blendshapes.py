@@ -60,12 +60,18 @@ def weights(parameters: dict[str, Tensor], code: Tensor) -> Tensor:
 
 def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians:
     """Add the blended corrections."""
-    basis = parameters["each_basis"]
     blend = weights(parameters, code)
     if "lowest" in parameters:  # set by `settle`
         blend = torch.minimum(torch.maximum(blend, parameters["lowest"]), parameters["highest"])
-    means, quats, sh = ops.blend(basis, blend, gaussians.means, gaussians.quats, gaussians.sh)
+    means, quats, sh = ops.blend(parameters["each_basis"], blend, gaussians.means, gaussians.quats, gaussians.sh)
     return replace(gaussians, means=means, quats=quats, sh=sh)
+
+
+def apply_sized(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> tuple[CanonicalGaussians, Tensor]:
+    """Add the blended corrections and measure them, in one pass."""
+    local = gaussians.means, gaussians.quats, gaussians.sh
+    means, quats, sh, size = ops.blend(parameters["each_basis"], weights(parameters, code), *local, with_size=True)
+    return replace(gaussians, means=means, quats=quats, sh=sh), size
 
 
 def settle(parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes as c
 
-from cuda_ext.abi import binding, gaussians, grids, meshes, skin, training
+from cuda_ext.abi import binding, gaussians, grids, meshes, pictures, skin, training
 from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvPenalty
 from cuda_ext.abi.common import (
     ANTIALIASED,
@@ -32,6 +32,7 @@ from cuda_ext.abi.gaussians import (
     AvSplatForward,
 )
 from cuda_ext.abi.meshes import AvMesh
+from cuda_ext.abi.pictures import AvCompose, AvWindows
 from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
 
@@ -53,6 +54,7 @@ __all__ = [
     "AvBind",
     "AvBindBackward",
     "AvBlend",
+    "AvCompose",
     "AvMesh",
     "AvPenalty",
     "AvProject",
@@ -66,9 +68,10 @@ __all__ = [
     "AvSplatForward",
     "AvSsim",
     "AvSsimBackward",
+    "AvWindows",
 ]
 
-_FAMILIES = (gaussians, binding, training, meshes, grids, skin)
+_FAMILIES = (gaussians, binding, training, meshes, grids, skin, pictures)
 
 STRUCTURES: tuple[type[c.Structure], ...] = (AvLaunch, *(s for family in _FAMILIES for s in getattr(family, "STRUCTURES", ())))
 

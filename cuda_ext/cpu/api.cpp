@@ -82,6 +82,13 @@ const char* bad_ssim(int64_t B, int32_t height, int32_t width, int32_t crop) {
     return nullptr;
 }
 
+const char* bad_blend(const AvBlend& in) {
+    if (in.N < 0 || in.K < 1 || in.K > 64) return "a blend has 1..64 shapes";
+    if (in.sh_bases != 1 && in.sh_bases != 4 && in.sh_bases != 9 && in.sh_bases != 16) return "sh_bases must be 1, 4, 9 or 16";
+    if ((in.size || in.v_size) && !in.delta) return "the size of the corrections needs room for them";
+    return nullptr;
+}
+
 const char* bad_skin(const AvSkin& in) {
     if (in.B < 0 || in.V < 0 || in.E < 0) return "B, V and E must not be negative";
     if (in.J < 1 || in.J > AV_SKIN_JOINTS) return "a head has 1..64 joints";
@@ -147,6 +154,8 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvPenalty);
     AV_SIZE(AvMesh);
     AV_SIZE(AvSkin);
+    AV_SIZE(AvCompose);
+    AV_SIZE(AvWindows);
 #undef AV_SIZE
     return -1;
 }
@@ -236,12 +245,13 @@ int32_t av_adam(const AvAdam* args) {
 }
 
 int32_t av_blend_forward(const AvBlend* args) {
-    if (args->N < 0 || args->K < 1 || args->K > 64) return refuse("a blend has 1..64 shapes");
+    AV_REFUSE_IF(bad_blend(*args));
+    if (args->size && args->scratch_bytes < (args->N / 1024 + 1) * (int64_t)sizeof(double)) return refuse("scratch is too small");
     return kernels().blend_forward(args);
 }
 
 int32_t av_blend_backward(const AvBlend* args) {
-    if (args->N < 0 || args->K < 1 || args->K > 64) return refuse("a blend has 1..64 shapes");
+    AV_REFUSE_IF(bad_blend(*args));
     if (args->scratch_bytes < args->K * (args->N / 1024 + 1) * (int64_t)sizeof(float)) return refuse("scratch is too small");
     return kernels().blend_backward(args);
 }
@@ -263,6 +273,16 @@ int32_t av_skin_backward(const AvSkin* args) {
 }
 
 int64_t av_skin_scratch(int64_t B, int64_t V, int64_t J, int64_t shapes) { return kernels().skin_scratch(B, V, J, shapes); }
+
+int32_t av_compose(const AvCompose* args) {
+    if (args->C < 0 || bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
+    return kernels().compose(args);
+}
+
+int32_t av_soft_windows(const AvWindows* args) {
+    if (args->C < 0 || args->W < 0 || bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
+    return kernels().soft_windows(args);
+}
 
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {
     return kernels().mesh_scratch(C, V, F, width, height);

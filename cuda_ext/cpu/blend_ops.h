@@ -24,60 +24,102 @@ AV_INLINE BlendRow load_blend_row(const float* p, int K) {
     return row;
 }
 
-template <int REGISTERS_USED>
-static void blend_block(const AvBlend& in, int64_t begin, int64_t end, const BlendRow& weights) {
+// Corrected Gaussians [begin, end); SH: floats of a Gaussian's colour, known to the compiler. Returns the sum of squares for `size`.
+template <int REGISTERS_USED, int SH>
+static double blend_block(const AvBlend& in, int64_t begin, int64_t end, const BlendRow& weights) {
     const int K = in.K, tail = K - 16 * (REGISTERS_USED - 1);
-    const int64_t sh = 3 * (int64_t)in.sh_bases;
+    F16 squares = F16(0.0f);
+    const M16 counted = mask_from_bits(0x387);  // mean and colour
     for (int64_t n = begin; n < end; ++n) {
-        F16 rows[16];
+        F16 rows[12];
         const float* p = in.basis + n * BLEND_COLUMNS * K;
         for (int c = 0; c < BLEND_COLUMNS; ++c, p += K) {
             F16 total = weights.r[REGISTERS_USED - 1] * load_part(p + 16 * (REGISTERS_USED - 1), tail);
             for (int i = 0; i + 1 < REGISTERS_USED; ++i) total = fma_(weights.r[i], load(p + 16 * i), total);
             rows[c] = total;
         }
-        for (int c = BLEND_COLUMNS; c < 16; ++c) rows[c] = F16(0.0f);
+        rows[10] = rows[11] = F16(0.0f);
+        const F16 sums = sums_of_twelve(rows);
         alignas(64) float delta[16];
-        store(delta, sums_of_twelve(rows));
+        store(delta, sums);
         for (int i = 0; i < 3; ++i) in.out[0][3 * n + i] = in.in[0][3 * n + i] + delta[i];
         for (int i = 0; i < 4; ++i) in.out[1][4 * n + i] = in.in[1][4 * n + i] + delta[3 + i];
-        for (int64_t i = 0; i < sh; ++i) in.out[2][sh * n + i] = in.in[2][sh * n + i] + (i < 3 ? delta[7 + i] : 0.0f);
+        const float* color = in.in[2] + SH * n;
+        float* colored = in.out[2] + SH * n;
+        for (int i = 0; i < 3; ++i) colored[i] = color[i] + delta[7 + i];
+        for (int i = 3; i < SH; ++i) colored[i] = color[i];
+        if (!in.size) continue;
+        memcpy(in.delta + BLEND_COLUMNS * n, delta, BLEND_COLUMNS * sizeof(float));
+        squares = fma_(sums, keep(counted, sums), squares);
+    }
+    return (double)sum(squares);
+}
+
+template <int REGISTERS_USED>
+static double blend_any(const AvBlend& in, int64_t begin, int64_t end, const BlendRow& weights) {
+    switch (in.sh_bases) {
+        case 1: return blend_block<REGISTERS_USED, 3>(in, begin, end, weights);
+        case 4: return blend_block<REGISTERS_USED, 12>(in, begin, end, weights);
+        case 9: return blend_block<REGISTERS_USED, 27>(in, begin, end, weights);
+        default: return blend_block<REGISTERS_USED, 48>(in, begin, end, weights);
     }
 }
 
 static int32_t blend_forward(const AvBlend* args) {
     const AvBlend& in = *args;
     const BlendRow weights = load_blend_row(in.weights, in.K);
-    parallel_for(in.launch.threads, (in.N + BLEND_BLOCK - 1) / BLEND_BLOCK, [&](int64_t block, int) {
+    double* parts = (double*)in.scratch;
+    const int64_t blocks = (in.N + BLEND_BLOCK - 1) / BLEND_BLOCK;
+    parallel_for(in.launch.threads, blocks, [&](int64_t block, int) {
         const int64_t begin = block * BLEND_BLOCK, end = begin + BLEND_BLOCK < in.N ? begin + BLEND_BLOCK : in.N;
+        double squares = 0;
         switch ((in.K + 15) / 16) {
-            case 1: blend_block<1>(in, begin, end, weights); break;
-            case 2: blend_block<2>(in, begin, end, weights); break;
-            case 3: blend_block<3>(in, begin, end, weights); break;
-            default: blend_block<4>(in, begin, end, weights); break;
+            case 1: squares = blend_any<1>(in, begin, end, weights); break;
+            case 2: squares = blend_any<2>(in, begin, end, weights); break;
+            case 3: squares = blend_any<3>(in, begin, end, weights); break;
+            default: squares = blend_any<4>(in, begin, end, weights); break;
         }
+        if (in.size) parts[block] = squares;
     });
+    if (in.size) {
+        double total = 0;
+        for (int64_t block = 0; block < blocks; ++block) total += parts[block];
+        in.size[0] = (float)(total / (3.0 * (double)(in.N ? in.N : 1)));
+    }
     return AV_OK;
 }
 
+// Sums of several rows at once: one chain of additions would wait four cycles for each row.
 template <int REGISTERS_USED>
 static void blend_block_backward(const AvBlend& in, int64_t begin, int64_t end, float* v_weights) {
     const int K = in.K, tail = K - 16 * (REGISTERS_USED - 1);
     const int64_t sh = 3 * (int64_t)in.sh_bases;
-    F16 total[REGISTERS_USED];
-    for (int i = 0; i < REGISTERS_USED; ++i) total[i] = F16(0.0f);
+    enum { CHAINS = REGISTERS_USED == 1 ? 5 : 2 };
+    F16 total[CHAINS][REGISTERS_USED];
+    for (int chain = 0; chain < CHAINS; ++chain)
+        for (int i = 0; i < REGISTERS_USED; ++i) total[chain][i] = F16(0.0f);
+    const float v_square = in.v_size ? 2.0f * in.v_size[0] / (3.0f * (float)in.N) : 0.0f;
     for (int64_t n = begin; n < end; ++n) {
-        float* v = in.v_delta + n * BLEND_COLUMNS;
+        float v[BLEND_COLUMNS];
         for (int i = 0; i < 3; ++i) v[i] = in.v_out[0][3 * n + i];
         for (int i = 0; i < 4; ++i) v[3 + i] = in.v_out[1][4 * n + i];
         for (int i = 0; i < 3; ++i) v[7 + i] = in.v_out[2][sh * n + i];
+        if (in.v_size) {
+            const float* delta = in.delta + BLEND_COLUMNS * n;
+            for (int i = 0; i < 3; ++i) v[i] += v_square * delta[i], v[7 + i] += v_square * delta[7 + i];
+        }
+        memcpy(in.v_delta + n * BLEND_COLUMNS, v, sizeof v);
         const float* p = in.basis + n * BLEND_COLUMNS * K;
         for (int c = 0; c < BLEND_COLUMNS; ++c, p += K) {
-            for (int i = 0; i + 1 < REGISTERS_USED; ++i) total[i] = fma_(F16(v[c]), load(p + 16 * i), total[i]);
-            total[REGISTERS_USED - 1] = fma_(F16(v[c]), load_part(p + 16 * (REGISTERS_USED - 1), tail), total[REGISTERS_USED - 1]);
+            F16* sums = total[c % CHAINS];
+            for (int i = 0; i + 1 < REGISTERS_USED; ++i) sums[i] = fma_(F16(v[c]), load(p + 16 * i), sums[i]);
+            sums[REGISTERS_USED - 1] = fma_(F16(v[c]), load_part(p + 16 * (REGISTERS_USED - 1), tail), sums[REGISTERS_USED - 1]);
         }
     }
-    for (int i = 0; i < REGISTERS_USED; ++i) store_part(v_weights + 16 * i, total[i], i + 1 < REGISTERS_USED ? 16 : tail);
+    for (int i = 0; i < REGISTERS_USED; ++i) {
+        for (int chain = 1; chain < CHAINS; ++chain) total[0][i] += total[chain][i];
+        store_part(v_weights + 16 * i, total[0][i], i + 1 < REGISTERS_USED ? 16 : tail);
+    }
 }
 
 static int32_t blend_backward(const AvBlend* args) {

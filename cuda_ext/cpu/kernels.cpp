@@ -8,6 +8,7 @@
 #include "blend_ops.h"
 #include "mesh_ops.h"
 #include "skin_ops.h"
+#include "picture_ops.h"
 #include "splat_ops.h"
 #include "ssim_ops.h"
 
@@ -44,6 +45,8 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::skin_forward,
     AV_NS::skin_backward,
     AV_NS::skin_scratch,
+    AV_NS::compose,
+    AV_NS::soft_windows,
 };
 
 }  // namespace av

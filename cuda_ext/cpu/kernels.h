@@ -30,6 +30,8 @@ struct Kernels {
     decltype(&::av_skin_forward) skin_forward;
     decltype(&::av_skin_backward) skin_backward;
     decltype(&::av_skin_scratch) skin_scratch;
+    decltype(&::av_compose) compose;
+    decltype(&::av_soft_windows) soft_windows;
 };
 
 extern const Kernels kernels_base, kernels_avx2, kernels_avx512;

@@ -19,6 +19,7 @@ __global__ void __launch_bounds__(BLEND_THREADS) blend_kernel(AvBlend s) {
         for (int c = 0; c < VALUES; ++c) v[c] = fmaf(basis[c * s.K + k], weight, v[c]);
     }
     const float delta = warp_sums(v);
+    if (s.size && value_of_lane() >= 0) s.delta[VALUES * n + value_of_lane()] = delta;
     const int value = value_of_lane(), coefficients = 3 * s.sh_bases;
     if (value >= 7) s.out[2][n * coefficients + value - 7] = s.in[2][n * coefficients + value - 7] + delta;
     else if (value >= 3) s.out[1][4 * n + value - 3] = s.in[1][4 * n + value - 3] + delta;
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(BLEND_THREADS) blend_backward_kernel(AvBlend s
         if (lane < 3) v = s.v_out[0][3 * n + lane];
         else if (lane < 7) v = s.v_out[1][4 * n + lane - 3];
         else if (lane < VALUES) v = s.v_out[2][n * coefficients + lane - 7];
+        if (s.v_size && lane < VALUES && (lane < 3 || lane >= 7)) v += 2.0f * *s.v_size / (3.0f * (float)s.N) * s.delta[VALUES * n + lane];
         if (lane < VALUES) s.v_delta[VALUES * n + lane] = v;
         const float* basis = s.basis + n * VALUES * s.K;
 #pragma unroll
@@ -59,6 +61,25 @@ __global__ void blend_sum_kernel(const float* partials, int64_t blocks, int K, f
     double all = 0;
     for (int64_t b = 0; b < blocks; ++b) all += partials[b * K + threadIdx.x];
     v_weights[threadIdx.x] = (float)all;
+}
+
+// Sums of the squared corrections of mean and colour, one per block.
+__global__ void __launch_bounds__(BLEND_THREADS) blend_size_kernel(AvBlend s, double* partials) {
+    AV_SHARED double sums[BLEND_WARPS];
+    const int64_t begin = blockIdx.x * BLEND_BLOCK, end = min(begin + BLEND_BLOCK, s.N);
+    double total = 0;
+    for (int64_t i = VALUES * begin + threadIdx.x; i < VALUES * end; i += BLEND_THREADS) {
+        const int column = (int)(i % VALUES);
+        if (column < 3 || column >= 7) total += (double)s.delta[i] * (double)s.delta[i];
+    }
+    for (int step = 16; step; step /= 2) total += __shfl_xor_sync(FULL, total, step);
+    if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = total;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        double all = 0;
+        for (int w = 0; w < BLEND_WARPS; ++w) all += sums[w];
+        partials[blockIdx.x] = all / (3.0 * (double)s.N);
+    }
 }
 
 __global__ void __launch_bounds__(BLEND_THREADS) penalty_kernel(AvPenalty s, double* partials) {
@@ -93,7 +114,8 @@ __global__ void __launch_bounds__(BLEND_THREADS) penalty_kernel(AvPenalty s, dou
     }
 }
 
-__global__ void penalty_sum_kernel(const double* partials, int64_t blocks, float* loss) {
+// The scalar that the blocks' parts add up to.
+__global__ void parts_sum_kernel(const double* partials, int64_t blocks, float* loss) {
     double all = 0;
     for (int64_t b = threadIdx.x; b < blocks; b += 32) all += partials[b];
     for (int step = 16; step; step /= 2) all += __shfl_xor_sync(FULL, all, step);
@@ -107,8 +129,16 @@ extern "C" {
 int32_t av_blend_forward(const AvBlend* args) {
     using namespace av;
     if (args->K < 1 || args->K > 64) return fail(AV_INVALID, "a blend has 1..64 shapes");
+    if (args->size && args->scratch_bytes < (int64_t)(args->N / BLEND_BLOCK + 1) * (int64_t)sizeof(double)) return fail(AV_INVALID, "blend: the scratch is too small");
     const OnDevice device(args->launch);
-    launch(blend_kernel, dim3(blocks_for(args->N, BLEND_WARPS)), dim3(BLEND_THREADS), stream_of(args->launch), *args);
+    const cudaStream_t stream = stream_of(args->launch);
+    launch(blend_kernel, dim3(blocks_for(args->N, BLEND_WARPS)), dim3(BLEND_THREADS), stream, *args);
+    if (args->size) {
+        const unsigned blocks = blocks_for(args->N, BLEND_BLOCK);
+        double* partials = static_cast<double*>(args->scratch);
+        launch(blend_size_kernel, dim3(blocks), dim3(BLEND_THREADS), stream, *args, partials);
+        launch(parts_sum_kernel, dim3(1), dim3(32), stream, partials, (int64_t)blocks, args->size);
+    }
     return finish("blend");
 }
 
@@ -134,7 +164,7 @@ int32_t av_penalty(const AvPenalty* args) {
     const cudaStream_t stream = stream_of(args->launch);
     double* partials = static_cast<double*>(args->scratch);
     launch(penalty_kernel, dim3(blocks), dim3(BLEND_THREADS), stream, *args, partials);
-    launch(penalty_sum_kernel, dim3(1), dim3(32), stream, partials, (int64_t)blocks, args->loss);
+    launch(parts_sum_kernel, dim3(1), dim3(32), stream, partials, (int64_t)blocks, args->loss);
     return finish("penalty");
 }
 

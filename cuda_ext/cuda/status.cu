@@ -48,6 +48,8 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvBlend)
     AV_SIZE(AvPenalty)
     AV_SIZE(AvSkin)
+    AV_SIZE(AvCompose)
+    AV_SIZE(AvWindows)
 #undef AV_SIZE
     return -1;
 }

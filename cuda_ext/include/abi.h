@@ -18,3 +18,4 @@
 #include "abi_meshes.h"
 #include "abi_grids.h"
 #include "abi_skin.h"
+#include "abi_pictures.h"

@@ -50,11 +50,14 @@ typedef struct AvBlend {
     const float* weights;  // [K]
     const float* in[3];    // means [N, 3], quats [N, 4], sh [N, sh_bases, 3]
     float* out[3];         // the same shapes
+    float* size;           // [1] Σ of the squared corrections of mean and colour over all Gaussians, / 3N; NULL to skip this and delta
+    float* delta;          // [N, 10] the corrections, kept for the backward pass of `size`
     // backward: v_out are read, v_delta [N, 10] and v_weights [K] written; ∂L/∂basis = v_delta ⊗ weights
     const float* v_out[3];
+    const float* v_size;   // [1] with delta, or NULL
     float* v_delta;
     float* v_weights;
-    void* scratch;         // K · (N / 1024 + 1) floats
+    void* scratch;         // backward: K · (N / 1024 + 1) floats; forward with `size`: N / 1024 + 1 doubles
     int64_t scratch_bytes;
 } AvBlend;
 

@@ -5,6 +5,7 @@ from cuda_ext.native.calls import flags, launch_of, pick
 from cuda_ext.native.gaussians import project, rasterize, splat
 from cuda_ext.native.meshes import rasterize_mesh
 from cuda_ext.native.optimizer import adam
+from cuda_ext.native.pictures import compose, soft_windows
 from cuda_ext.native.similarity import l1_and_ssim
 from cuda_ext.native.skin import PackedRig, skin
 
@@ -14,6 +15,7 @@ __all__ = [
     "adam",
     "bind",
     "blend",
+    "compose",
     "flags",
     "l1_and_ssim",
     "launch_of",
@@ -24,5 +26,6 @@ __all__ = [
     "rasterize_mesh",
     "settle_factors",
     "skin",
+    "soft_windows",
     "splat",
 ]

@@ -55,25 +55,35 @@ def bind(lib, vertices, faces, face_ids, local_means, local_quats, local_scales,
 
 class _BlendFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, basis, weights, means, quats, sh, lib):
+    def forward(ctx, basis, weights, means, quats, sh, lib, with_size):
         tensors = contiguous((basis, weights, means, quats, sh))
         out = [torch.empty_like(t) for t in tensors[2:]]
         args = _blend_args(tensors)
         args.out[:] = [t.data_ptr() for t in out]
+        delta = None
+        if with_size:
+            size, delta = means.new_empty(()), basis.new_empty(basis.shape[:2])
+            scratch = workspaces.take(8 * (len(basis) // 1024 + 1), basis.device)
+            args.size, args.delta = size.data_ptr(), delta.data_ptr()
+            args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
+            out.append(size)
         library.check(lib, lib.av_blend_forward(args), "blend")
-        ctx.save_for_backward(*tensors)
+        if with_size:
+            workspaces.give(scratch)
+        ctx.save_for_backward(*tensors, delta)
         ctx.lib, ctx.basis = lib, basis
         return tuple(out)
 
     @staticmethod
     def backward(ctx, *v_out):
-        tensors = ctx.saved_tensors
+        *tensors, delta = ctx.saved_tensors
         basis, weights = tensors[:2]
-        v_out = [v.contiguous() for v in v_out]
+        v_out, v_size = [v.contiguous() for v in v_out[:3]], v_out[3] if delta is not None else None
         v_delta, v_weights = basis.new_empty(basis.shape[:2]), torch.empty_like(weights)
         scratch = workspaces.take(4 * basis.shape[2] * (len(basis) // 1024 + 1), basis.device)
         args = _blend_args(tensors)
         args.v_out[:] = [v.data_ptr() for v in v_out]
+        args.delta, args.v_size = pointer(delta), pointer(v_size)
         args.v_delta, args.v_weights = v_delta.data_ptr(), v_weights.data_ptr()
         args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
         library.check(ctx.lib, ctx.lib.av_blend_backward(args), "blend backward")
@@ -85,7 +95,7 @@ class _BlendFunction(torch.autograd.Function):
                 v_basis = v_delta[..., None] * weights
             else:
                 factors.append((v_delta, weights))
-        return v_basis, v_weights, *v_out, None
+        return v_basis, v_weights, *v_out, None, None
 
 
 FACTORS = "rank_one_gradients"  # attribute of a leaf that collects (v_delta, weights) instead of having its gradient written out
@@ -108,9 +118,9 @@ def _blend_args(tensors) -> abi.AvBlend:
     return args
 
 
-def blend(lib, basis, weights, means, quats, sh):
-    """means [N,3], quats [N,4], sh [N,S,3]."""
-    return _BlendFunction.apply(basis, weights, means, quats, sh, lib)
+def blend(lib, basis, weights, means, quats, sh, with_size):
+    """means [N,3], quats [N,4], sh [N,S,3], and the size of the corrections when asked for."""
+    return _BlendFunction.apply(basis, weights, means, quats, sh, lib, with_size)
 
 
 class _PenaltyFunction(torch.autograd.Function):

@@ -11,6 +11,7 @@ from cuda_ext.library import available
 from cuda_ext.ops.binding import bind, blend, penalty
 from cuda_ext.ops.gaussians import Projected, Rasterized, Splat, SplatStatistics, project, rasterize, splat
 from cuda_ext.ops.meshes import rasterize_mesh
+from cuda_ext.ops.pictures import compose, soft_windows
 from cuda_ext.ops.similarity import l1_ssim, ssim
 from cuda_ext.ops.skin import Rig, skin
 
@@ -24,12 +25,14 @@ __all__ = [
     "available",
     "bind",
     "blend",
+    "compose",
     "l1_ssim",
     "penalty",
     "project",
     "rasterize",
     "rasterize_mesh",
     "skin",
+    "soft_windows",
     "splat",
     "ssim",
 ]

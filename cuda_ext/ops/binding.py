@@ -47,10 +47,14 @@ def blend(
     means: Tensor,  # [N, 3]
     quats: Tensor,  # [N, 4]
     sh: Tensor,  # [N, S, 3]
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    with_size: bool = False,
+) -> tuple[Tensor, ...]:
     """Add basis·weights to means, quaternions and the constant SH term (Li et al. 2025, RGBAvatar): the corrected three.
 
     The ten rows of a Gaussian's basis are mean 3, quaternion 4, colour 3. Gradients to all arguments; see `Adam` for `factored`.
+    `with_size` adds a fourth result, a scalar: mean square of the corrections to the means plus that of those to the colours, in
+    triangle units and SH coefficients, for a penalty on them.
     """
     N, K = basis.shape[0], basis.shape[-1]
     expect("basis", basis, (N, 10, K))
@@ -60,11 +64,11 @@ def blend(
     expect("sh", sh, (N, sh.shape[1], 3))
     same_device(basis, weights, means, quats, sh)
     if torch.compiler.is_compiling():
-        return tuple(torch.ops.avatars.blend(basis, weights, means, quats, sh))
+        return tuple(torch.ops.avatars.blend(basis, weights, means, quats, sh, with_size))
     library = native.pick("av_blend_forward", basis, weights, means, quats, sh) if 1 <= K <= 64 and N else None
     if library is None:
-        return reference.blend(basis, weights, means, quats, sh)
-    return native.blend(library, basis, weights, means, quats, sh)
+        return reference.blend(basis, weights, means, quats, sh, with_size)
+    return native.blend(library, basis, weights, means, quats, sh, with_size)
 
 
 def penalty(

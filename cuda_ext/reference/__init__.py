@@ -21,6 +21,7 @@ from cuda_ext.reference.gaussians import (
 )
 from cuda_ext.reference.meshes import rasterize_mesh
 from cuda_ext.reference.optimizer import adam
+from cuda_ext.reference.pictures import compose, soft_windows
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
 from cuda_ext.reference.skin import axis_angle_matrices, skin
 
@@ -41,6 +42,7 @@ __all__ = [
     "axis_angle_matrices",
     "bind",
     "blend",
+    "compose",
     "l1_and_ssim",
     "matrices_to_quats",
     "penalty",
@@ -51,6 +53,7 @@ __all__ = [
     "rasterize_mesh",
     "sh_basis",
     "skin",
+    "soft_windows",
     "ssim_map",
     "ssim_window",
     "triangle_frames",

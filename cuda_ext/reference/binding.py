@@ -70,10 +70,11 @@ def bind(
     return means, quats, size * (local_scales.exp() if log_scales else local_scales)
 
 
-def blend(basis: Tensor, weights: Tensor, means: Tensor, quats: Tensor, sh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Blendshapes [N, 10, K] of Gaussians with weights [K]: corrected means, quats, sh."""
+def blend(basis: Tensor, weights: Tensor, means: Tensor, quats: Tensor, sh: Tensor, with_size: bool = False) -> tuple[Tensor, ...]:
+    """Blendshapes [N, 10, K] of Gaussians with weights [K]: corrected means, quats, sh; and the corrections' size."""
     delta = basis @ weights
-    return means + delta[:, :3], quats + delta[:, 3:7], torch.cat([sh[:, :1] + delta[:, None, 7:], sh[:, 1:]], 1)
+    corrected = means + delta[:, :3], quats + delta[:, 3:7], torch.cat([sh[:, :1] + delta[:, None, 7:], sh[:, 1:]], 1)
+    return (*corrected, delta[:, :3].square().mean() + delta[:, 7:].square().mean()) if with_size else corrected
 
 
 def penalty(

@@ -96,6 +96,23 @@ def test_attention_is_on_the_face_for_cameras_that_see_it(tiny_head: HeadModel, 
     assert torch.allclose(turned, torch.ones_like(turned))
 
 
+def test_windows_move_with_the_cut_and_the_size(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
+    attention = losses.attention_of(tiny_head, 2.0, 3.0)
+    Ks = tiny_cameras.Ks.clone()
+    Ks[:, 0, 2] -= 7
+    Ks[:, 1, 2] -= torch.tensor([3.0, 0, 5, 1])
+    cut = replace(tiny_cameras, Ks=0.5 * Ks * torch.tensor([1.0, 1.0, 2.0])[:, None], width=20, height=24)
+    windows = losses.moved_windows(attention.windows(tiny_head.template, tiny_cameras), tiny_cameras.Ks, cut.Ks)
+    assert torch.allclose(windows, attention.windows(tiny_head.template, cut), atol=1e-4)
+    assert losses.attention_of(tiny_head, 0.0, 0.0).weights(tiny_head.template, cut).eq(1).all()
+
+
+def test_coverage_has_the_plain_gradient() -> None:
+    alpha, mask = torch.rand(2, 9, 7, dtype=torch.float64, requires_grad=True), torch.rand(2, 9, 7, dtype=torch.float64)
+    (3 * losses.coverage(alpha, mask)).backward()
+    assert torch.allclose(alpha.grad, 3 * torch.sgn(alpha.detach() - mask) / mask.numel())
+
+
 def test_camera_colors_are_recovered_up_to_the_gauge() -> None:
     g = torch.Generator().manual_seed(0)
     gains = torch.tensor([1.04, 1.0, 0.96])

@@ -94,6 +94,15 @@ def skin_once(dice: random.Random) -> None:
     ops.skin(rig, *pose).sum().backward()
 
 
+def pictures_once(dice: random.Random) -> None:
+    """Any picture, any window."""
+    height, width = dice.choice(((1, 1), (5, 200), (12, 11), (40, 1033)))
+    images = torch.randint(0, 256, (2, height, width, 4), dtype=torch.uint8)
+    ops.compose(images, poisoned(torch.randn(2, 3, 4), dice), poisoned(torch.rand(2, 3), dice))
+    windows = torch.rand(2, dice.choice((0, 1, 3)), 5) * torch.tensor([width, height, width, height, 2.0])
+    assert ops.soft_windows(poisoned(windows, dice).clamp(max=1e9), width, height).isfinite().all()
+
+
 def main(rounds: int, seed: int) -> None:
     """`rounds` of each."""
     dice = random.Random(seed)
@@ -103,6 +112,7 @@ def main(rounds: int, seed: int) -> None:
         splat_once(dice)
         others_once(dice)
         skin_once(dice)
+        pictures_once(dice)
     print(f"{rounds} rounds, {ops.available()['cpu']}")
 
 

@@ -482,20 +482,20 @@ def test_hash_grid_matches_the_reference(backend, features, monkeypatch):
         hash_grid.hash_encode(grid, leaves[0], leaves[1][1:])
 
 
-@pytest.mark.parametrize("K,bases", [(5, 1), (64, 16)])
-def test_blend_matches_the_reference(backend, K, bases, monkeypatch):
+@pytest.mark.parametrize("K,bases,with_size", [(5, 1, False), (64, 16, True)])
+def test_blend_matches_the_reference(backend, K, bases, with_size, monkeypatch):
     library, device = backend
     monkeypatch.setattr(native, "pick", lambda *_: library)
     N = 1100  # two blocks of partial sums
     g = torch.Generator().manual_seed(K)
     shapes = ((N, 10, K), (K,), (N, 3), (N, 4), (N, bases, 3))
     inputs = [torch.randn(s, generator=g) for s in shapes]
-    v = [torch.randn(s, generator=g) for s in shapes[2:]]
+    v = [torch.randn(s, generator=g) for s in (*shapes[2:], *([()] if with_size else []))]
     exact = [t.double().requires_grad_() for t in inputs]
-    expected = reference.blend(*exact)
+    expected = reference.blend(*exact, with_size)
     sum((a * b).sum() for a, b in zip(expected, v, strict=True)).backward()
     leaves = [t.requires_grad_() for t in to(device, *inputs)]
-    out = ops.blend(*leaves)
+    out = ops.blend(*leaves, with_size=with_size)
     sum((a * b.to(device)).sum() for a, b in zip(out, v, strict=True)).backward()
     for a, b in zip(out, expected, strict=True):
         close(a, b, 1e-6, "blend")
@@ -549,3 +549,16 @@ def test_skin_matches_the_reference(backend, posed, monkeypatch):
     close(vertices, expected, 1e-6, "vertices")
     for a, b, what in zip(leaves, exact, ("expression", "angles", "rotation", "translation"), strict=True):
         close(a.grad, b.grad, 1e-5, what)
+
+
+def test_pictures_and_windows_match_the_reference(backend, monkeypatch):
+    library, device = backend
+    monkeypatch.setattr(native, "pick", lambda *_: library)
+    g = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (2, 19, 23, 4), generator=g, dtype=torch.uint8)
+    matrices, backgrounds = torch.randn(2, 3, 4, generator=g), torch.rand(2, 3, generator=g)
+    expected = reference.compose(images, matrices.double(), backgrounds.double())
+    for a, b in zip(ops.compose(images.to(device), *to(device, matrices, backgrounds)), expected, strict=True):
+        close(a, b, 1e-6, "compose")
+    windows = torch.tensor([[[10.0, 12, 4, 6, 2], [20.5, -3, 9, 8, 0.7]], [[500, 5, 3, 3, 1], [torch.nan, 20, 90, 0.4, 1.5]]])
+    close(ops.soft_windows(windows.to(device), 23, 19), reference.soft_windows(windows.double(), 23, 19), 1e-6, "windows")

@@ -95,14 +95,17 @@ def test_l1_ssim_matches_the_reference(shape, weighted):
         assert relative(results[0][1], results[1][1]) < 1e-4
 
 
-@pytest.mark.parametrize("K", [1, 12, 16, 20, 40, 64])
-def test_blend_matches_the_reference(K):
+@pytest.mark.parametrize("with_size", [False, True])
+@pytest.mark.parametrize("K,bases", [(1, 4), (12, 1), (16, 9), (20, 16), (40, 4), (64, 4)])
+def test_blend_matches_the_reference(K, bases, with_size):
     results = []
     for dtype in (torch.float32, torch.float64):
-        shapes = ((1100, 10, K), (K,), (1100, 3), (1100, 4), (1100, 4, 3))
+        shapes = ((1100, 10, K), (K,), (1100, 3), (1100, 4), (1100, bases, 3))
         leaves = [random(*s, seed=i).to(dtype).requires_grad_() for i, s in enumerate(shapes)]
-        out = ops.blend(*leaves)
-        sum((o * random(*o.shape, seed=9).to(dtype)).sum() for o in out).backward()
+        out = ops.blend(*leaves, with_size=with_size)
+        assert len(out) == 3 + with_size
+        loss = sum((o * random(*o.shape, seed=9).to(dtype)).sum() for o in out[:3])
+        (loss + 1000 * out[3] if with_size else loss).backward()
         results.append([*out, *(t.grad for t in leaves)])
     for a, b in zip(*results, strict=True):
         assert relative(a, b) < 1e-5
