@@ -24,11 +24,12 @@ from avatars.errors import UserError
 from viewer.bar import Bar, Guest
 from viewer.cameras import Orbit, orbit
 from viewer.display import ImageDisplay
+from viewer.incoming import Judge, judged
 from viewer.live import LiveLink
 from viewer.loop import RenderLoop
 from viewer.page import Page
 from viewer.panels import Panels
-from viewer.security import Gate, bound_uploads, guarded
+from viewer.security import Gate, guarded
 from viewer.session import Session
 from viewer.stage import REGIONS, TRUTH, Stage
 from viewer.watch import SHARE, Watcher
@@ -77,12 +78,18 @@ class Viewer:
         self._stopped = threading.Event()
         page = Page(f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound)
         bar = Bar(self._find, self.curve, lambda: self.watcher.state if self.watcher is not None else "")
-        with guarded(self.gate, page.answer, bar.socket), _quiet():
+
+        async def socket(connection: Any) -> bool:
+            if await bar.socket(connection):
+                return True
+            judged(connection, Judge(messages, self._widget), lambda reason: self._tell(connection, reason))
+            return False
+
+        with guarded(self.gate, page.answer, socket), _quiet():
             self.server = viser.ViserServer(host=host, port=port, verbose=False, label=stage.name)
         # Any client may ask viser for a public tunnel to this machine; nobody may here.
         for message in (messages.ShareUrlRequest, messages.ShareUrlDisconnect):
             self.server._websock_server.unregister_handler(message)
-        self.server._websock_server.on_client_connect(lambda connection: bound_uploads(connection, messages))
         self._dress(self.server)
         self.server.on_client_connect(self._arrive)
         self.server.on_client_disconnect(self._leave)
@@ -182,6 +189,18 @@ class Viewer:
             guests = [kept.guest for kept in self.guests.values()]
         wanted = key.encode("utf-8", "replace")
         return next((g for g in guests if secrets.compare_digest(g.key.encode(), wanted)), None)
+
+    def _widget(self, uuid: str) -> Any:
+        """The widget of that name, of any browser: names cannot be guessed."""
+        return next((h for c in self.server.get_clients().values() if (h := c.gui._gui_input_handle_from_uuid.get(uuid)) is not None), None)
+
+    def _tell(self, connection: Any, reason: str) -> None:
+        """Show in the page behind a socket of viser why something that it sent was refused."""
+        number = next((n for n, c in self.server._websock_server._live_connections.items() if c is connection), None)
+        with self._lock:
+            kept = self.guests.get(number) if number is not None else None
+        if kept is not None:
+            kept.panels.tell(f"Refused: {reason}.")
 
     def _sound(self, key: str, number: int) -> Path | None:
         timeline = self.stage.timeline

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from websockets.exceptions import ConnectionClosed
 
 from avatars.errors import UserError
 from viewer.display import ImageDisplay
@@ -176,6 +177,8 @@ class Bar:
                 refused = self._receive(guest, text)
                 if refused is not None:
                     await connection.send(json.dumps({"refused": refused}))
+        except ConnectionClosed:  # it left while it was being answered
+            pass
         finally:
             for sender in senders:
                 sender.cancel()

@@ -38,7 +38,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 MOST_MESSAGE = 8_000_000  # bytes of one message from a browser; uploads come in parts
-MOST_UPLOAD = 40_000_000  # bytes that one browser may have on the way
 _LOCK = threading.Lock()
 
 
@@ -141,7 +140,11 @@ def guarded(gate: Gate, page: Page | None = None, socket: Socket | None = None) 
                     http.HTTPStatus.SEE_OTHER, b"", "text/plain", {"Location": "/", "Set-Cookie": gate.cookie(port)}
                 )
             answer = page(request, port) if page is not None else None
-            answer = answer if answer is not None else inner(connection, request)
+            if answer is None:
+                try:
+                    answer = inner(connection, request)
+                except (OSError, ValueError):  # a path that no file can have
+                    answer = respond(http.HTTPStatus.NOT_FOUND, b"there is no such page", "text/plain")
             for name, value in HEADERS.items():
                 if name not in answer.headers:
                     answer.headers[name] = value
@@ -160,34 +163,6 @@ def guarded(gate: Gate, page: Page | None = None, socket: Socket | None = None) 
             yield
         finally:
             server.serve = original
-
-
-def bound_uploads(connection: Any, messages: Any) -> None:
-    """Let a connection of viser (with its `_messages`) upload `MOST_UPLOAD` bytes at a time; viser itself keeps any amount.
-
-    An upload that announces more, or sends more than it announced, is dropped; its button stays as it was.
-    """
-    announced: dict[str, int] = {}
-    handle = connection._handle_incoming_message
-
-    async def bounded(client: Any, message: Any) -> None:
-        if isinstance(message, messages.FileTransferStartUpload):
-            size = message.size_bytes
-            fits = isinstance(size, int) and 0 <= size and sum(announced.values()) + size <= MOST_UPLOAD
-            if not fits or not 0 <= message.part_count <= 10_000:
-                return
-            announced[message.transfer_uuid] = size
-        elif isinstance(message, messages.FileTransferPart):
-            left = announced.get(message.transfer_uuid, -1) - len(message.content)
-            if left < 0:
-                announced.pop(message.transfer_uuid, None)
-                return
-            announced[message.transfer_uuid] = left
-            if left == 0:
-                del announced[message.transfer_uuid]
-        await handle(client, message)
-
-    connection._handle_incoming_message = bounded
 
 
 def respond(status: http.HTTPStatus, body: bytes, kind: str, headers: dict[str, str] | None = None) -> Response:

@@ -57,7 +57,7 @@ def in_temporary_file(name: str, content: bytes, use: Callable[[Path], Result]) 
     """Call `use` with a file that holds an upload, named harmlessly but with its suffix; errors speak of `name`."""
     suffix = Path(name).suffix.lower()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"upload{suffix if suffix.isascii() and len(suffix) < 8 else ''}"
+        path = Path(folder) / f"upload{suffix if suffix[1:].isalnum() and suffix.isascii() and len(suffix) < 8 else ''}"
         path.write_bytes(content)
         try:
             return use(path)

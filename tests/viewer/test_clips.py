@@ -15,7 +15,6 @@ from avatars.drive import open_driver
 from avatars.errors import UserError
 from avatars.types import HeadPose
 from viewer.film import MOVEMENTS, Film, even_size, film, length, moved
-from viewer.security import MOST_UPLOAD, bound_uploads
 from viewer.stage import Request
 from viewer.takes import read_take, unused_name, write_take
 
@@ -127,37 +126,3 @@ def test_bad_takes_are_refused_by_name(head, name: str, content: bytes) -> None:
 def test_names_do_not_clash() -> None:
     assert unused_name("smile.csv", set()) == "smile"
     assert unused_name("smile.csv", {"smile", "smile 2"}) == "smile 3" and unused_name(".csv", set()) != ""
-
-
-def test_uploads_are_bounded() -> None:
-    import asyncio
-    import threading
-
-    from viser import _messages as messages
-
-    passed = []
-
-    class Connection:
-        async def _handle_incoming_message(self, client, message):
-            passed.append(message)
-
-    connection = Connection()
-    bound_uploads(connection, messages)
-
-    def start(name: str, size: int, parts: int = 1):
-        return messages.FileTransferStartUpload(
-            source_component_uuid="u", transfer_uuid=name, filename="f", mime_type="", part_count=parts, size_bytes=size
-        )
-
-    def part(name: str, content: bytes):
-        return messages.FileTransferPart(source_component_uuid="u", transfer_uuid=name, part_index=0, content=content)
-
-    async def talk() -> None:
-        for message in (start("huge", MOST_UPLOAD + 1), part("huge", b"x"), start("many", 10, 10**9), start("good", 3), part("good", b"abc"),
-                        start("liar", 3), part("liar", b"abcd"), part("liar", b"a"), part("unknown", b"a")):  # fmt: skip
-            await connection._handle_incoming_message(0, message)
-
-    runner = threading.Thread(target=lambda: asyncio.run(talk()))
-    runner.start()
-    runner.join(10)
-    assert [m.transfer_uuid for m in passed] == ["good", "good", "liar"]
