@@ -115,6 +115,29 @@ def _rasterize_mesh_fake(vertices, faces, Ks, width, height, *_) -> list[Tensor]
     return [ids, vertices.new_empty(C, height, width, 3), vertices.new_empty(C, height, width)]
 
 
+def _march(*args) -> list[Tensor]:
+    *rays, box, step, far, near, jitter, capacity = args
+    s = ops.march(*rays, box, step=step, far=far, near=near, jitter=jitter, capacity=capacity)
+    assert s.needed is not None
+    return [s.offsets, s.ray_ids, s.starts, s.ends, s.needed]
+
+
+def _march_fake(origins, directions, occupancy, box, step, far, near, jitter, capacity) -> list[Tensor]:
+    integers = [origins.new_empty(shape, dtype=torch.int64) for shape in ((len(origins) + 1,), (capacity,), ())]
+    return [*integers[:2], origins.new_empty(capacity), origins.new_empty(capacity), integers[2]]
+
+
+def _composite(densities, colors, starts, ends, offsets, backgrounds, stop) -> list[Tensor]:
+    samples = ops.Samples(offsets, torch.empty(0), starts, ends)  # a composite does not look at the ids
+    out = ops.composite(samples, densities, colors, backgrounds=backgrounds, stop=stop)
+    return [out.color, out.alpha, out.depth, out.weights]
+
+
+def _composite_fake(densities, colors, starts, ends, offsets, *_) -> list[Tensor]:
+    R = offsets.shape[0] - 1
+    return [densities.new_empty(R, colors.shape[1]), densities.new_empty(R), densities.new_empty(R), torch.empty_like(densities)]
+
+
 def _hash_encode(positions, table, scales, resolutions, offsets) -> list[Tensor]:
     grid = hash_grid.HashGrid(tuple(scales), tuple(resolutions), tuple(offsets), table.shape[1])
     return [hash_grid.hash_encode(grid, positions, table)]
@@ -218,6 +241,20 @@ _define(
     _skin,
     lambda rest, *others: [rest.new_empty(others[5].shape[0], *rest.shape)],
     (6, 7, 8, 9),
+)
+_define(
+    "march",
+    "Tensor origins, Tensor directions, Tensor occupancy, float[] box, float step, float far, float near, Tensor? jitter, int capacity",
+    _march,
+    _march_fake,
+    (),
+)
+_define(
+    "composite",
+    "Tensor densities, Tensor colors, Tensor starts, Tensor ends, Tensor offsets, Tensor? backgrounds, float stop",
+    _composite,
+    _composite_fake,
+    (0, 1, 2, 3, 5),
 )
 
 # The optimiser is named by a number, so that rates and the step count are read when the graph runs, not when it is traced.

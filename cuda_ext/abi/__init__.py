@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes as c
 
-from cuda_ext.abi import binding, gaussians, grids, meshes, pictures, skin, training
+from cuda_ext.abi import binding, gaussians, grids, meshes, pictures, skin, training, volumes
 from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvPenalty
 from cuda_ext.abi.common import (
     ANTIALIASED,
@@ -35,6 +35,7 @@ from cuda_ext.abi.meshes import AvMesh
 from cuda_ext.abi.pictures import AvCompose, AvWindows
 from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
+from cuda_ext.abi.volumes import AvComposite, AvCompositeBackward, AvMarch
 
 __all__ = [
     "ANTIALIASED",
@@ -54,7 +55,7 @@ __all__ = [
     "AvBind",
     "AvBindBackward",
     "AvBlend",
-    "AvCompose",
+_FAMILIES = (gaussians, binding, training, meshes, grids, skin, pictures, volumes)
     "AvMesh",
     "AvPenalty",
     "AvProject",
@@ -71,7 +72,7 @@ __all__ = [
     "AvWindows",
 ]
 
-_FAMILIES = (gaussians, binding, training, meshes, grids, skin, pictures)
+_FAMILIES = (gaussians, binding, training, meshes, grids, skin, pictures, volumes)
 
 STRUCTURES: tuple[type[c.Structure], ...] = (AvLaunch, *(s for family in _FAMILIES for s in getattr(family, "STRUCTURES", ())))
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../include/skin.h"
+#include "../include/semantics.h"
 #include "kernels.h"
 
 namespace {
@@ -114,6 +115,28 @@ const char* bad_hash(int64_t N, int32_t levels, int32_t features, const int64_t*
     return nullptr;
 }
 
+const char* bad_march(const AvMarch& in) {
+    if (in.R < 0) return "R must not be negative";
+    if (in.levels < 1 || in.levels > 16) return "the occupancy must have 1..16 levels";
+    if (in.cells[0] < 1 || in.cells[1] < 1 || in.cells[2] < 1) return "a grid must have cells";
+    if (!(in.step > 0.0f) || !(in.far_plane >= in.near_plane)) return "step must be positive, far not before near";
+    if (!(in.far_plane - in.near_plane <= AV_MARCH_STEPS * in.step)) return "far - near has more steps than float32 can count";
+    return nullptr;
+}
+
+// Offsets that start at 0 or later, never fall, and end within the samples.
+bool bad_offsets(const int64_t* offsets, int64_t rays, int64_t samples) {
+    bool bad = offsets[0] < 0 || offsets[rays] > samples;
+    for (int64_t r = 0; r < rays; ++r) bad |= offsets[r + 1] < offsets[r];
+    return bad;
+}
+
+const char* bad_composite(const AvComposite& in) {
+    if (in.R < 0 || in.S < 0 || in.channels < 1) return "R and S must not be negative, and there must be channels";
+    if (in.offsets[0] != 0 || bad_offsets(in.offsets, in.R, in.S)) return "offsets must rise from 0 to at most the number of samples";
+    return nullptr;
+}
+
 AvScene image_scene(int64_t N, int64_t C, int32_t width, int32_t height) {
     AvScene s;
     memset(&s, 0, sizeof s);
@@ -156,6 +179,9 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
     AV_SIZE(AvWindows);
+    AV_SIZE(AvMarch);
+    AV_SIZE(AvComposite);
+    AV_SIZE(AvCompositeBackward);
 #undef AV_SIZE
     return -1;
 }
@@ -295,6 +321,27 @@ int32_t av_mesh_rasterize(const AvMesh* args) {
     if (args->scratch_bytes < av_mesh_scratch(args->C, args->V, args->F, args->width, args->height))
         return refuse("scratch is too small");
     return kernels().mesh_rasterize(args);
+}
+
+int32_t av_march_count(const AvMarch* args) {
+    AV_REFUSE_IF(bad_march(*args));
+    return kernels().march_count(args);
+}
+
+int32_t av_march_fill(const AvMarch* args) {
+    AV_REFUSE_IF(bad_march(*args));
+    if (bad_offsets(args->offsets, args->R, INT64_MAX)) return refuse("offsets must rise from 0");
+    return kernels().march_fill(args);
+}
+
+int32_t av_composite_forward(const AvComposite* args) {
+    AV_REFUSE_IF(bad_composite(*args));
+    return kernels().composite_forward(args);
+}
+
+int32_t av_composite_backward(const AvCompositeBackward* args) {
+    AV_REFUSE_IF(bad_composite(args->forward));
+    return kernels().composite_backward(args);
 }
 
 int32_t av_hash_forward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,

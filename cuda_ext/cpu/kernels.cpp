@@ -11,6 +11,7 @@
 #include "picture_ops.h"
 #include "splat_ops.h"
 #include "ssim_ops.h"
+#include "volume_ops.h"
 
 #define AV_JOIN2(a, b) a##b
 #define AV_JOIN(a, b) AV_JOIN2(a, b)
@@ -47,6 +48,10 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::skin_scratch,
     AV_NS::compose,
     AV_NS::soft_windows,
+    AV_NS::march_count,
+    AV_NS::march_fill,
+    AV_NS::composite_forward,
+    AV_NS::composite_backward,
 };
 
 }  // namespace av

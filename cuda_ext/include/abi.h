@@ -19,3 +19,4 @@
 #include "abi_grids.h"
 #include "abi_skin.h"
 #include "abi_pictures.h"
+#include "abi_volumes.h"

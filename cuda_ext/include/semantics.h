@@ -44,3 +44,7 @@
 #define AV_SSIM_SIGMA 1.5
 #define AV_SSIM_C1 1e-4f  // 0.01²
 #define AV_SSIM_C2 9e-4f  // 0.03²
+
+// Volumes, see volume.h.
+#define AV_TAU_MAX 80.0f            // optical depth of one sample at most
+#define AV_MARCH_STEPS 4194304.0f  // of one ray at most: beyond, float32 cannot tell neighbours apart

@@ -8,6 +8,7 @@ from cuda_ext.native.optimizer import adam
 from cuda_ext.native.pictures import compose, soft_windows
 from cuda_ext.native.similarity import l1_and_ssim
 from cuda_ext.native.skin import PackedRig, skin
+from cuda_ext.native.volumes import composite, march
 
 __all__ = [
     "FACTORS",
@@ -16,9 +17,11 @@ __all__ = [
     "bind",
     "blend",
     "compose",
+    "composite",
     "flags",
     "l1_and_ssim",
     "launch_of",
+    "march",
     "penalty",
     "pick",
     "project",

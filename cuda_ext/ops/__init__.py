@@ -14,11 +14,14 @@ from cuda_ext.ops.meshes import rasterize_mesh
 from cuda_ext.ops.pictures import compose, soft_windows
 from cuda_ext.ops.similarity import l1_ssim, ssim
 from cuda_ext.ops.skin import Rig, skin
+from cuda_ext.ops.volumes import Composited, Samples, composite, march
 
 __all__ = [
+    "Composited",
     "Projected",
     "Rasterized",
     "Rig",
+    "Samples",
     "Splat",
     "SplatStatistics",
     "Adam",
@@ -26,7 +29,9 @@ __all__ = [
     "bind",
     "blend",
     "compose",
+    "composite",
     "l1_ssim",
+    "march",
     "penalty",
     "project",
     "rasterize",

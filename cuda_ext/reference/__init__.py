@@ -24,6 +24,7 @@ from cuda_ext.reference.optimizer import adam
 from cuda_ext.reference.pictures import compose, soft_windows
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
 from cuda_ext.reference.skin import axis_angle_matrices, skin
+from cuda_ext.reference.volumes import MARCH_STEPS, TAU_MAX, composite, march
 
 __all__ = [
     "ALPHA_MAX",
@@ -33,17 +34,21 @@ __all__ = [
     "DEPTH_ALPHA_MIN",
     "DET_MIN",
     "FRUSTUM_MARGIN",
+    "MARCH_STEPS",
     "SSIM_C1",
     "SSIM_C2",
     "SSIM_RADIUS",
     "SSIM_SIGMA",
+    "TAU_MAX",
     "TRANSMITTANCE_MIN",
     "adam",
     "axis_angle_matrices",
     "bind",
     "blend",
     "compose",
+    "composite",
     "l1_and_ssim",
+    "march",
     "matrices_to_quats",
     "penalty",
     "project",

@@ -36,6 +36,17 @@ def launch_of(device: torch.device) -> abi.AvLaunch:
     return abi.AvLaunch(torch.cuda.current_stream(device).cuda_stream, device.index or 0, 1)
 
 
+def to(device: torch.device, *tensors: Tensor | None) -> list:
+    """Contiguous float32 copies on the device."""
+    return [None if t is None else t.detach().to(device=device, dtype=torch.float32).contiguous() for t in tensors]
+
+
+def close(actual: Tensor, expected: Tensor, relative: float, what: str) -> None:
+    """The norm of the difference is within `relative` of the norm of `expected`."""
+    error = (actual.double().cpu() - expected.detach().double().cpu()).norm()
+    assert error <= relative * expected.detach().double().norm().cpu() + 1e-12, f"{what}: {error:.3g}"
+
+
 class Workspace:
     """Bytes full of NaN patterns with a guard behind."""
 

@@ -103,6 +103,29 @@ def pictures_once(dice: random.Random) -> None:
     assert ops.soft_windows(poisoned(windows, dice).clamp(max=1e9), width, height).isfinite().all()
 
 
+def volumes_once(dice: random.Random) -> None:
+    """march and composite."""
+    n, levels = dice.choice((0, 1, 63, 64, 65, 300)), dice.choice((1, 2, 4))
+    cells = [4 * dice.randint(1, 4) if levels > 1 else dice.randint(1, 9) for _ in range(3)]
+    low = [dice.uniform(-2, 1) for _ in range(3)]
+    box = [*low, *(x + 10 ** dice.uniform(-3, 1) for x in low)]
+    origins, directions = (poisoned(torch.randn(n, 3), dice) for _ in range(2))
+    jitter = poisoned(torch.rand(n), dice) if dice.random() < 0.5 else None
+    near, far = dice.uniform(-1, 1), dice.uniform(1, 5)
+    samples = ops.march(
+        origins, directions, torch.rand(levels, *cells) < dice.random(), box, near=near, far=far, step=10 ** dice.uniform(-2.5, 0),
+        jitter=jitter, capacity=dice.choice((None, 0, 100, 10000)),
+    )  # fmt: skip
+    assert samples.starts.isfinite().all() and (samples.offsets.diff() >= 0).all()
+    S, D = len(samples.starts), dice.choice((1, 3, 4, 16))
+    starts, ends = (poisoned(t, dice).requires_grad_() for t in (samples.starts, samples.ends))
+    densities, colors = poisoned(torch.randn(S) * 10, dice).requires_grad_(), poisoned(torch.randn(S, D), dice).requires_grad_()
+    given = ops.Samples(samples.offsets, samples.ray_ids, starts, ends)
+    out = ops.composite(given, densities, colors, backgrounds=torch.rand(n, D), stop=dice.choice((0.0, 1e-3, 0.5, 1.0)))
+    (out.color.sum() + out.alpha.sum() + out.weights.sum()).backward()
+    assert out.alpha.isfinite().all() and out.weights.isfinite().all() and densities.grad is not None
+
+
 def main(rounds: int, seed: int) -> None:
     """`rounds` of each."""
     dice = random.Random(seed)
@@ -113,6 +136,7 @@ def main(rounds: int, seed: int) -> None:
         others_once(dice)
         skin_once(dice)
         pictures_once(dice)
+        volumes_once(dice)
     print(f"{rounds} rounds, {ops.available()['cpu']}")
 
 

@@ -66,6 +66,16 @@ def _mesh() -> list[Tensor]:
     return [(vertices + torch.tensor([0.0, 0.0, 0.6]))[None], faces, Ks]
 
 
+def _march(origins, directions, occupancy) -> list[Tensor]:
+    s = ops.march(origins, directions, occupancy, (-1, -1, -1, 1, 1, 1), step=0.05, far=4.0, capacity=100)
+    return [s.offsets, s.ray_ids, s.starts, s.ends, s.needed]
+
+
+def _composite(densities, colors, starts, backgrounds, offsets) -> list[Tensor]:
+    out = ops.composite(ops.Samples(offsets, offsets, starts, starts + 0.1), densities, colors, backgrounds=backgrounds, stop=1e-4)
+    return [out.color, out.alpha, out.depth, out.weights]
+
+
 _WEIGHTS = {"position_weight": 0.3, "scale_weight": 0.2, "opacity_weight": 0.1, "max_scale": 0.5}
 _GRID = HashGrid.build(levels=3, log2_size=8, base=4)
 
@@ -77,6 +87,12 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
     "ssim": (lambda a, b, w: [ops.ssim(a, b, weights=w)], _images, 1),
     "l1_ssim": (lambda a, b, w: [ops.l1_ssim(a, b, valid=True)], _images, 1),
     "rasterize_mesh": (lambda *t: list(ops.rasterize_mesh(*t, 24, 20)), _mesh, 0),
+    "march": (_march, lambda: [-torch.ones(6, 3), 1 + 0.3 * torch.randn(6, 3), torch.rand(4, 4, 4) < 0.5], 0),
+    "composite": (
+        _composite,
+        lambda: [torch.rand(9), torch.rand(9, 3), torch.rand(9), torch.rand(3, 3), torch.tensor([0, 4, 4, 8])],
+        4,
+    ),
     "hash_encode": (lambda x, t: [hash_encode(_GRID, x, t)], lambda: [torch.rand(30, 3), torch.randn(_GRID.rows, 2)], 2),
     "hash_encode_blended": (
         lambda x, t, w: [hash_encode_blended(_GRID, x, t, w)],
@@ -170,6 +186,12 @@ def test_errors_of_shape_are_raised_while_compiling():
     torch._dynamo.reset()
     with pytest.raises(Exception, match=r"images must be two non-empty"):
         torch.compile(ops.ssim, backend="eager", fullgraph=True)(torch.rand(1, 4, 4, 3), torch.rand(1, 4, 5, 3))
+
+    def unbounded(origins, directions):
+        return ops.march(origins, directions, torch.ones(4, 4, 4, dtype=torch.bool), (0, 0, 0, 1, 1, 1), step=0.1, far=1.0).starts
+
+    with pytest.raises(Exception, match="give a capacity"):
+        torch.compile(unbounded, backend="eager", fullgraph=True)(torch.rand(2, 3), torch.rand(2, 3))
 
 
 def test_fakes_agree_with_the_operators():

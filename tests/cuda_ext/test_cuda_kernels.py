@@ -1,18 +1,12 @@
 """The CUDA kernels against the float64 reference: on the host under the emulation always, on a GPU where there is one.
 
-The emulation (emulation/) compiles the very same .cu files with g++; it needs no CUDA toolkit.
+The emulation (emulation/) compiles the very same .cu files with g++; it needs no CUDA toolkit. `backend`: conftest.py.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import importlib.util
-import os
-import subprocess
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import sys
 
 import pytest
 import torch
@@ -20,77 +14,9 @@ from torch import Tensor
 
 from cuda_ext import abi, hash_grid, native, ops, reference
 
-ROOT = Path(__file__).resolve().parents[2]
-_spec = importlib.util.spec_from_file_location("cuda_calls", Path(__file__).with_name("cuda_calls.py"))
-assert _spec is not None and _spec.loader is not None
-_calls = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_calls)
+_calls = sys.modules["cuda_calls"]  # loaded by conftest.py
 SplatCall, Workspace, head_like = _calls.SplatCall, _calls.Workspace, _calls.head_like
-check, launch_of, pointer = _calls.check, _calls.launch_of, _calls.pointer
-
-KERNELS = sorted((ROOT / "cuda_ext" / "cuda").glob("*.cu"))
-EMULATION = Path(__file__).parent / "emulation"
-
-
-def build_emulation() -> Path:
-    """Compile the kernels for the host, once per content of the sources."""
-    sources = [*KERNELS, EMULATION / "emulation.cpp"]
-    headers = [*(ROOT / "cuda_ext").glob("cuda/*.cuh"), *(ROOT / "cuda_ext").glob("include/*.h"), EMULATION / "emulation.h"]
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted([*sources, *headers]))).hexdigest()[:16]
-    target = ROOT / "build" / "emulation" / f"libavatars_emulated_{digest}.so"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    options = ["g++", "-O1", "-std=c++17", "-fPIC", "-DAV_EMULATE", "-U_FORTIFY_SOURCE", f"-I{EMULATION}"]
-    with tempfile.TemporaryDirectory() as folder:
-        objects = [Path(folder) / f"{source.stem}.o" for source in sources]
-
-        def compile_one(source: Path, target: Path) -> None:
-            command = [*options, "-x", "c++", "-c", str(source), "-o", str(target)]
-            result = subprocess.run(command, capture_output=True, text=True)
-            assert result.returncode == 0, result.stderr
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(compile_one, sources, objects))
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        subprocess.run(["g++", "-shared", *map(str, objects), "-o", str(temporary)], check=True)
-    os.replace(temporary, target)
-    return target
-
-
-def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Give every function its types."""
-    for name, (result, arguments) in abi.FUNCTIONS.items():
-        if hasattr(library, name):
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    library.av_error.restype = ctypes.c_char_p
-    library.av_abi_size.restype = ctypes.c_int64
-    return library
-
-
-@pytest.fixture(scope="module", params=["emulation", "gpu"])
-def backend(request: pytest.FixtureRequest) -> tuple[ctypes.CDLL, torch.device]:
-    """A library and the device whose tensors it takes."""
-    if request.param == "emulation":
-        return declare(ctypes.CDLL(str(build_emulation()))), torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    path = Path(os.environ.get("AVATARS_CUDA_LIBRARY", ROOT / "cuda_ext" / "libavatars_cuda.so"))
-    if not path.exists():
-        pytest.skip(f"{path} was not built")
-    return declare(ctypes.CDLL(str(path))), torch.device("cuda", torch.cuda.current_device())
-
-
-def to(device: torch.device, *tensors: Tensor | None) -> list:
-    """Contiguous float32 copies on the device."""
-    return [None if t is None else t.detach().to(device=device, dtype=torch.float32).contiguous() for t in tensors]
-
-
-def close(actual: Tensor, expected: Tensor, relative: float, what: str) -> None:
-    """The norm of the difference is within `relative` of the norm of `expected`."""
-    error = (actual.double().cpu() - expected.detach().double().cpu()).norm()
-    assert error <= relative * expected.detach().double().norm().cpu() + 1e-12, f"{what}: {error:.3g}"
+check, close, launch_of, pointer, to = _calls.check, _calls.close, _calls.launch_of, _calls.pointer, _calls.to
 
 
 def test_structures_have_the_sizes_that_python_expects(backend):

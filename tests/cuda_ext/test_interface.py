@@ -24,12 +24,13 @@ def header_text() -> str:
     return "".join(p.read_text() for p in sorted(INCLUDE.glob("abi*.h")))
 
 
-def _structures() -> dict[str, list[tuple[str, str]]]:
+def _structures() -> dict[str, list[tuple[str, str, int]]]:
+    """name → (type, field, number of elements) of each field."""
     text = re.sub(r"//[^\n]*", "", header_text())
     found = {}
     for name, body in re.findall(r"typedef struct (\w+) \{(.*?)\} \w+;", text, re.S):
-        fields = [re.sub(r"\[\d+\]$", "", f.strip()) for f in body.split(";") if f.strip()]
-        found[name] = [tuple(re.fullmatch(r"(.*?)\s*(\w+)", f, re.S).groups()) for f in fields]  # type: ignore[union-attr]
+        fields = [re.fullmatch(r"(.*?)\s*(\w+)(?:\[(\d+)\])?", f.strip(), re.S) for f in body.split(";") if f.strip()]
+        found[name] = [(f[1], f[2], int(f[3] or 1)) for f in fields if f is not None]
     return found
 
 
@@ -38,12 +39,10 @@ def test_structures_mirror_the_header():
     assert set(header) == {s.__name__ for s in abi.STRUCTURES}
     for structure in abi.STRUCTURES:
         theirs = header[structure.__name__]
-        assert [f[0] for f in structure._fields_] == [name for _, name in theirs], structure.__name__
-        for (name, mine), (kind, _) in zip([f[:2] for f in structure._fields_], theirs, strict=True):
-            if "*" in kind:
-                assert ctypes.sizeof(getattr(mine, "_type_", mine) if issubclass(mine, ctypes.Array) else mine) == 8, f"{structure.__name__}.{name}"
-            elif kind in SIZES:
-                assert ctypes.sizeof(mine) == SIZES[kind], f"{structure.__name__}.{name}"
+        assert [f[0] for f in structure._fields_] == [name for _, name, _ in theirs], structure.__name__
+        for (name, mine), (kind, _, count) in zip([f[:2] for f in structure._fields_], theirs, strict=True):
+            if "*" in kind or kind in SIZES:
+                assert ctypes.sizeof(mine) == count * SIZES.get(kind, 8), f"{structure.__name__}.{name}"
             else:
                 assert mine.__name__ == kind, f"{structure.__name__}.{name}"
 
@@ -56,7 +55,8 @@ def test_functions_mirror_the_header():
 def test_constants_mirror_the_header():
     text = (INCLUDE / "semantics.h").read_text()
     values = {k: float(v) for k, v in re.findall(r"#define AV_(\w+) ([-+.\de]+?)f?(?:\s|$)", text)}
-    names = "ALPHA_MAX ALPHA_MIN TRANSMITTANCE_MIN DET_MIN FRUSTUM_MARGIN DEPTH_ALPHA_MIN COORD_MAX COLOR_MAX SSIM_RADIUS SSIM_SIGMA SSIM_C1 SSIM_C2"
+    names = "ALPHA_MAX ALPHA_MIN TRANSMITTANCE_MIN DET_MIN FRUSTUM_MARGIN DEPTH_ALPHA_MIN COORD_MAX COLOR_MAX SSIM_RADIUS SSIM_SIGMA SSIM_C1 SSIM_C2 "
+    names += "TAU_MAX MARCH_STEPS"
     for name in names.split():
         assert getattr(reference, name) == pytest.approx(values[name], rel=1e-12), name
 

@@ -1,0 +1,70 @@
+// Rays through volumes: occupancy-grid marching and compositing of packed samples. Rules: volume.h. Part of abi.h.
+#pragma once
+#include "abi_common.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Samples of R rays inside the occupied cells of nested grids. Called twice: av_march_count fills `counts`, av_march_fill the samples.
+typedef struct AvMarch {
+    AvLaunch launch;
+    int64_t R;
+    int32_t levels;            // grid l spans the box scaled by 2^l about its centre
+    int32_t cells[3];          // per level along x, y, z
+    float near_plane;          // distances along the ray, in lengths of its direction
+    float far_plane;
+    float step;
+    float box[6];              // lowest and highest corner of level 0
+    const float* origins;      // [R, 3]
+    const float* directions;   // [R, 3] any length but zero
+    const float* jitter;       // [R] in 0..1, or NULL: 0
+    const uint8_t* occupancy;  // [levels, x, y, z] 0: empty
+    int64_t* counts;           // [R] written by av_march_count
+    // av_march_fill:
+    const int64_t* offsets;    // [R + 1] first sample of each ray; those at `capacity` and beyond are dropped
+    int64_t capacity;
+    int64_t* ray_ids;          // [capacity]
+    float* starts;             // [capacity]
+    float* ends;               // [capacity]
+} AvMarch;
+
+// Absorption and emission along each ray (Max 1995), samples packed ray after ray.
+typedef struct AvComposite {
+    AvLaunch launch;
+    int64_t R;
+    int64_t S;
+    int32_t channels;
+    float stop;                // samples reached with less transmittance do not count
+    const int64_t* offsets;    // [R + 1] in 0..S, not falling
+    const float* densities;    // [S] per length
+    const float* colors;       // [S, channels]
+    const float* starts;       // [S]
+    const float* ends;         // [S]
+    const float* backgrounds;  // [R, channels] or NULL (black)
+    float* weights;            // [S] 0 where nothing counts
+    float* color;              // [R, channels]
+    float* alpha;              // [R]
+    float* depth;              // [R] expected distance, 0 where alpha is 0
+} AvComposite;
+
+typedef struct AvCompositeBackward {
+    AvComposite forward;       // as in the forward call, with its results
+    const float* v_weights;    // [S] or NULL
+    const float* v_color;      // [R, channels]
+    const float* v_alpha;      // [R] or NULL
+    const float* v_depth;      // [R] or NULL
+    float* v_densities;        // [S]; all written
+    float* v_colors;           // [S, channels]
+    float* v_starts;           // [S] or NULL with v_ends
+    float* v_ends;             // [S]
+} AvCompositeBackward;
+
+int32_t av_march_count(const AvMarch* args);
+int32_t av_march_fill(const AvMarch* args);
+int32_t av_composite_forward(const AvComposite* args);
+int32_t av_composite_backward(const AvCompositeBackward* args);
+
+#ifdef __cplusplus
+}
+#endif
