@@ -55,7 +55,10 @@ __all__ = [
     "AvBind",
     "AvBindBackward",
     "AvBlend",
-_FAMILIES = (gaussians, binding, training, meshes, grids, skin, pictures, volumes)
+    "AvCompose",
+    "AvComposite",
+    "AvCompositeBackward",
+    "AvMarch",
     "AvMesh",
     "AvPenalty",
     "AvProject",
