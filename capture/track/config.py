@@ -74,6 +74,8 @@ class ShapeStage:
     """Noise of the dense evidence for the identity's coefficients."""
     outline_trust: float = 0.15
     """How much the outlines of the mattes count beside dense evidence."""
+    outline_rounds: int = 15
+    """Small steps that bring shoulders and neck onto the outlines of all cameras; 0 leaves them where the first rounds put them."""
     stiffness: float = 0.5
     """How much bending costs on the face; other skin is stiffer."""
 
@@ -94,6 +96,9 @@ class MotionStage:
     landmark_sigma_mm: float = 20.0
     """Landmarks go on deciding what the flow cannot see (closed lids); their constant error is taken out first."""
     pair_sigma_mm: float = 2.0
+    still_mm: float = 0.3
+    """How far the shoulders stray from where the reference frame shows them, with calibrated cameras; several times as much tells that the
+    person moved. 0 lets them go anywhere."""
     evening: float = 0.02
     """Brightness and contrast that change over more than this fraction of the picture's height are taken out."""
 

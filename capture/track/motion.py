@@ -38,18 +38,17 @@ CELL_MM = {"lips": 2.0, "eyelids": 2.0, "nose": 3.5, "brows": 3.0, "face": 4.5, 
 """Size of the cells of which one vertex each is followed, by region."""
 
 
-def followed_vertices(head: HeadModel, shape: Tensor, most: int = 1600, torso: bool = True) -> Tensor:
+def followed_vertices(head: HeadModel, shape: Tensor, most: int = 1600) -> Tensor:
     """Ids [P ≤ about `most`] of vertices spread over the skin (and the clothes) of `shape` [V, 3], denser where more happens."""
-    cells = CELL_MM if torso else {k: v for k, v in CELL_MM.items() if k != "torso"}
     factor = 1.0
-    while len(ids := _one_per_cell(head, shape, cells, factor)) > most * 1.1:
+    while len(ids := _one_per_cell(head, shape, factor)) > most * 1.1:
         factor *= (len(ids) / most) ** 0.5
     return ids
 
 
-def _one_per_cell(head: HeadModel, shape: Tensor, cells_mm: dict[str, float], factor: float) -> Tensor:
+def _one_per_cell(head: HeadModel, shape: Tensor, factor: float) -> Tensor:
     chosen: list[Tensor] = []
-    for name, size in cells_mm.items():
+    for name, size in CELL_MM.items():
         ids = head.region_vertices(name)
         if not len(ids):
             continue
@@ -72,9 +71,6 @@ def correspond(
     shaped = head.shape(identity)
     T, C = len(pose), len(cameras)
     triangles = head.faces.numpy()
-    compared = np.ones(head.F, bool)  # triangles whose pixels are compared
-    if not torch.isin(head.region_vertices("torso"), vertex_ids).any():
-        compared[head.region_faces("torso").numpy()] = False
     Ks, views = cameras.Ks.numpy(), cameras.viewmats.numpy()
     at_rest = see_mesh(head.vertices(shaped, pose[reference])[0], head.faces, cameras)
     originals = [even_out(picture(reference, c), sigma) for c in range(C)]
@@ -86,7 +82,7 @@ def correspond(
         flow = Flow(fine)
         seen: list[SeenMesh] = see_mesh(head.vertices(shaped, pose[t])[0], head.faces, cameras)
         for c in range(C):
-            carried, valid = warp(originals[c], at_rest[c], (Ks[c], views[c]), seen[c], triangles, compared)
+            carried, valid = warp(originals[c], at_rest[c], (Ks[c], views[c]), seen[c], triangles)
             moved, trust = flow(carried, valid, even_out(picture(t, c), sigma))
             at = seen[c].pixels[ids]
             pixels[t, c] = at + sample(moved, at)

@@ -153,6 +153,12 @@ def linearise(points: HeadModel, shaped: ShapedHead, pose: HeadPose) -> Linearis
     return Linearised(positions, jacobian, blend)
 
 
+def linearise_blend(head: HeadModel, identity: Identity, pose: HeadPose) -> Tensor:
+    """[V, 3, 3] rest offsets → world in the one frame of `pose`."""
+    transforms = head.joint_transforms(identity, pose)[0, :, :3, :3].reshape(head.J + 1, 9)
+    return (head.skin_weights @ transforms).reshape(-1, 3, 3)
+
+
 def left_jacobian(v: Tensor) -> Tensor:
     """[..., 3] → [..., 3, 3]: exp(v + δ) ≈ exp(J δ) exp(v) (Barfoot, State Estimation for Robotics 2017, eq. 7.77)."""
     angle = v.norm(dim=-1)[..., None, None].clamp_min(1e-5)

@@ -10,6 +10,7 @@ from torch import Tensor
 from avatars.head import HeadModel
 from avatars.progress import Progress
 from avatars.types import Cameras, HeadPose, Identity
+from capture.track.clothes import clothes_to_outline, still_term
 from capture.track.config import TrackConfig
 from capture.track.energies import Quadratic, Quadratic3, pull_back, reprojection
 from capture.track.first import observe
@@ -23,7 +24,7 @@ from capture.track.marks import (
 )
 from capture.track.motion import Correspondences, correspond, followed_vertices
 from capture.track.parts import carry_parts, tuck_teeth
-from capture.track.points import Linearised, settle, vertex_head
+from capture.track.points import Linearised, linearise_blend, settle, vertex_head
 from capture.track.priors import smoothness
 from capture.track.shape import SurfaceEvidence, bend_to, surface_evidence
 from capture.track.silhouette import merged, silhouette_evidence
@@ -75,6 +76,8 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
         blend = linearise_blend(head, identity, pose)
         offsets = torch.linalg.solve(blend, delta[..., None])[..., 0]
         identity = replace(identity, offsets=offsets if identity.offsets is None else identity.offsets + offsets)
+    if dense_too:
+        identity = clothes_to_outline(head, identity, pose, cameras, masks, stage.outline_rounds)
     progress("measuring the neutral surface", stage.rounds, stage.rounds, None)
     return _with_teeth_behind_lips(head, identity, pose, cameras)
 
@@ -94,12 +97,6 @@ def _with_teeth_behind_lips(head: HeadModel, identity: Identity, pose: HeadPose,
     delta = tuck_teeth(head, vertices[0], -front, cameras[frontal])
     offsets = torch.linalg.solve(linearise_blend(head, identity, pose), delta[..., None])[..., 0]
     return replace(identity, offsets=identity.offsets + offsets)
-
-
-def linearise_blend(head: HeadModel, identity: Identity, pose: HeadPose) -> Tensor:
-    """[V, 3, 3] rest offsets → world in the one frame of `pose`."""
-    transforms = head.joint_transforms(identity, pose)[0, :, :3, :3].reshape(head.J + 1, 9)
-    return (head.skin_weights @ transforms).reshape(-1, 3, 3)
 
 
 def _identity_to_surface(head, identity: Identity, pose: HeadPose, vertices: Tensor, evidence: SurfaceEvidence, skin: Tensor, config: TrackConfig) -> Identity:
@@ -131,8 +128,7 @@ def refine_motion(head: HeadModel, fit: Fit, footage: Footage, config: TrackConf
     seen_marks = observe(rig, footage, fit.cameras, config)
     observations = without_bias(rig, fit.identity, pose, fit.reference, seen_marks)
     shape = head.vertices(fit.identity, head.neutral())[0]
-    # Calibrated: the shoulders stand still, so only a single camera needs to look at them; they are a third of the picture.
-    ids = followed_vertices(head, shape, stage.points, torso=not calibrated)
+    ids = followed_vertices(head, shape, stage.points)
     neutral = torch.arange(T) == fit.reference
     smooth = smoothness(head, config.smooth, fps, calibrated)
     segments = [(s.start, s.stop) for s in footage.segments]
@@ -155,6 +151,9 @@ def refine_motion(head: HeadModel, fit: Fit, footage: Footage, config: TrackConf
         weights = seen_weights(rig, fit.identity, pose, observations)
         marks = landmark_term(rig, observations, weights, stage.landmark_sigma_mm, stage.pair_sigma_mm, config.landmarks.robust_mm)
         terms = [flow_term(head, seen, cameras, stage.sigma_mm, stage.robust_mm), marks]
+        still = still_term(head, fit.identity, pose, fit.reference, stage.still_mm) if calibrated and stage.still_mm > 0 else None
+        if still is not None:
+            terms.append(still)
         pose, _ = fit_poses(head, terms, fit.identity, pose, segments, config.priors, smooth, neutral, stage.iterations)
     return pose
 

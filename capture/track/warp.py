@@ -96,17 +96,15 @@ def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 def warp(
     source_image: np.ndarray, source: SeenMesh, source_camera: tuple[np.ndarray, np.ndarray], target: SeenMesh, faces: np.ndarray,
-    compared: np.ndarray | None = None, slack: float = 4e-3,
+    slack: float = 4e-3,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """`source_image` [H, W] as it looks where `target` sees the same surface points: (uint8 [H, W], valid [H, W] bool).
 
-    source_camera: K [3, 3] and viewmat [4, 4]. compared [F] bool leaves triangles out. Points that the source does not
+    source_camera: K [3, 3] and viewmat [4, 4]. Points that the source does not
     see (nearest surface more than `slack` metres in front) are not valid.
     """
     K, view = source_camera
     shown = target.face_ids >= 0
-    if compared is not None:
-        shown &= compared[target.face_ids]  # -1, no triangle, is not shown anyway
     # (u z, v z, z) in the source camera is linear over a triangle: interpolated rather than projected per pixel.
     homogeneous = ((source.vertices @ view[:3, :3].T + view[:3, 3]) @ K.T).astype(np.float32)
     corners = homogeneous[faces].reshape(len(faces), 9)
