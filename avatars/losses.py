@@ -75,7 +75,12 @@ class Attention:
 
     def weights(self, vertices: Tensor, cameras: Cameras) -> Tensor:
         """[C, H, W]: 1, and more in the windows where the camera sees the face; vertices [V, 3]."""
-        return ops.soft_windows(self.windows(vertices, cameras), cameras.width, cameras.height)
+        return window_weights(self.windows(vertices, cameras), cameras)
+
+
+def window_weights(windows: Tensor, cameras: Cameras) -> Tensor:
+    """[C, H, W] of windows [C, W, 5]."""
+    return ops.soft_windows(windows, cameras.width, cameras.height)
 
 
 def moved_windows(windows: Tensor, Ks: Tensor, new_Ks: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +29,9 @@ from avatars.pictures import Batch, PictureCache
 from avatars.seal import tensors_checksum
 from avatars.sequence import TrackedSequence
 from avatars.shell import View, carve, sample_shell, seed_colors
+from avatars.targets import Target, Targets
 from avatars.train import Event, Split, TrainConfig
-from avatars.types import Cameras, HeadPose
+from avatars.types import HeadPose
 from cuda_ext import ops
 
 _OWN = ("means", "quats", "log_scales", "logit_opacities", "sh")
@@ -49,18 +49,16 @@ class Trainer:
         self.head = head.to(device)
         self.shaped = self.head.settle(tracked.identity.to(device))
         self.model = deform.find(config.deformation)
-        self.attention = losses.attention_of(self.head, config.mouth_weight, config.eyes_weight)
         self.colors = CameraColors(len(tracked.cameras), config.color_ridge)
+        self.targets = Targets(tracked, self.head, self.shaped, self.colors, config, device)
         self.lpips = None
         if config.lpips_weight > 0:
             from avatars.metrics import load_lpips
 
             self.lpips = load_lpips(config.lpips_weights)
-        self.step, self.elapsed, self.psnr, self.loss = 0, 0.0, 0.0, 0.0
+        self.step, self.elapsed, self.psnr, self.loss_mean = 0, 0.0, 0.0, 0.0
         self.first_step, self.first_elapsed, self.mark = 0, 0.0, 0.0
         self.params: dict[str, Tensor] = {}
-        self.windows: dict[int, Tensor] = {}  # frame → [C, W, 5] where pixels count more, made when a frame is first seen
-        self.backgrounds = (-1, np.empty(0, np.float32))  # a block of steps, and their colours
 
     # start
 
@@ -174,28 +172,23 @@ class Trainer:
         self.elapsed, self.mark = self.elapsed + now - self.mark, now
         return kind
 
-    def _descend(self, batch: Batch, fraction: float) -> None:
+    def loss(self, t: int, target: Target, tuned: bool) -> tuple[Tensor, Tensor]:
+        """The scalar to minimise, and the rendered pictures [C, H, W, 3] of frame `t`. `tuned`: codes move, and corrections apply."""
         c = self.config
-        cameras, images, ids = batch.cameras.to(self.device), batch.images.to(self.device), list(batch.camera_ids)
-        if fraction < c.half_until:
-            cameras, images = _halved(cameras, images)
-        backgrounds = self._backgrounds(len(cameras)).to(self.device)
-        target, mask = losses.composite(images, backgrounds, self.colors.inverse[ids].to(self.device))
-        tuned = fraction >= c.deform_start
-        pose = HeadPose(*(self.codes[k][batch.t : batch.t + 1] for k in _CODES))
-        if not tuned:
-            pose = pose.detach()
-        vertices = self.head.vertices(self.shaped, pose)[0]
+        pose = HeadPose(*(self.codes[k][t : t + 1] for k in _CODES))
         local, size = self._local(), None
         if tuned:
             local, size = self.model.apply_sized(self._deform_params(), local, deform.frame_code(pose))
-        means, quats, scales = bound(local, vertices, self.head.faces)
+        else:
+            pose = pose.detach()
+        means, quats, scales = bound(local, self.head.vertices(self.shaped, pose)[0], self.head.faces)
+        cameras = target.cameras
         splat = ops.splat(
             means, quats, scales, local.logit_opacities, local.sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
-            backgrounds=backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
+            backgrounds=target.backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
         )  # fmt: skip
-        loss = losses.photometric(splat.color, target, c.ssim_weight, self._attention(batch.t, ids, cameras))
-        loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], mask)
+        loss = losses.photometric(splat.color, target.pictures, c.ssim_weight, target.weights)
+        loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], target.mattes)
         # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
         loss = loss + ops.penalty(
             local.means, local.log_scales, local.logit_opacities, self.reach, position_weight=c.position_weight,
@@ -204,7 +197,14 @@ class Trainer:
         if size is not None and c.deform.regulariser > 0:
             loss = loss + c.deform.regulariser * size
         if self.lpips is not None:
-            loss = loss + c.lpips_weight * self.lpips(splat.color, target).mean()
+            loss = loss + c.lpips_weight * self.lpips(splat.color, target.pictures).mean()
+        return loss, splat.color.detach()
+
+    def _descend(self, batch: Batch, fraction: float) -> None:
+        c = self.config
+        target = self.targets.of(batch, self.step, fraction < c.half_until)
+        tuned = fraction >= c.deform_start
+        loss, color = self.loss(batch.t, target, tuned)
         loss.backward()
         self.adam.step()
         self.adam.zero_grad()
@@ -217,40 +217,19 @@ class Trainer:
                     f"Training diverged: the loss is not a number at step {self.step}. The same command goes on from the last checkpoint; if it "
                     "happens again, lower mean_rate and scale_rate."
                 )
-            self._observe(splat.color.detach(), images, target, mask, ids, float(loss.detach()))
-
-    def _backgrounds(self, count: int) -> Tensor:
-        """[C, 3] random colours of this step: making a generator takes longer than drawing for a hundred steps."""
-        block, place = divmod(self.step, 100)
-        if self.backgrounds[0] != block:
-            rng = np.random.default_rng((self.config.seed, 3, block))
-            self.backgrounds = (block, rng.random((100, self.config.views, 3), dtype=np.float32))
-        return torch.from_numpy(self.backgrounds[1][place, :count])
+            self._observe(color, target, float(loss.detach()))
 
     @torch.no_grad()
-    def _attention(self, t: int, ids: list[int], cameras: Cameras) -> Tensor:
-        """[C, H, W] how much pixels of frame `t` count, in pictures of cameras `ids` that were cut to `cameras`.
-
-        Where the windows lie follows from the tracked codes: tuning moves the face by less than a pixel, and finding them takes a millisecond.
-        """
-        own = self.tracked.cameras
-        if t not in self.windows:
-            vertices = self.head.vertices(self.shaped, self.tracked.codes[t].to(self.device))[0]
-            self.windows[t] = self.attention.windows(vertices, own.to(self.device))
-        windows = losses.moved_windows(self.windows[t][ids], own.Ks[ids].to(self.device), cameras.Ks)
-        return ops.soft_windows(windows, cameras.width, cameras.height)
-
-    @torch.no_grad()
-    def _observe(self, rendered: Tensor, images: Tensor, target: Tensor, mask: Tensor, ids: list[int], loss: float) -> None:
+    def _observe(self, rendered: Tensor, target: Target, loss: float) -> None:
         """Running PSNR, and the sums of the colour corrections, over a sparse grid of foreground pixels."""
         grid = (slice(None), slice(self.step % 3, None, 3), slice(self.step % 2, None, 3))
-        solid = mask[grid] > 0.98
-        error = ((rendered[grid] - target[grid]) ** 2)[solid].mean().clamp_min(1e-8) if bool(solid.any()) else torch.tensor(1.0)
+        solid = target.mattes[grid] > 0.98
+        error = ((rendered[grid] - target.pictures[grid]) ** 2)[solid].mean().clamp_min(1e-8) if bool(solid.any()) else torch.tensor(1.0)
         psnr = float(-10 * torch.log10(error))
         mix = 0.0 if self.psnr == 0 else 0.9
-        self.psnr, self.loss = mix * self.psnr + (1 - mix) * psnr, mix * self.loss + (1 - mix) * loss
-        pictures = images[grid][..., :3].to(rendered.dtype) / 255
-        for i, camera in enumerate(ids):
+        self.psnr, self.loss_mean = mix * self.psnr + (1 - mix) * psnr, mix * self.loss_mean + (1 - mix) * loss
+        pictures = target.images[grid][..., :3].to(rendered.dtype) / 255
+        for i, camera in enumerate(target.ids):
             chosen = solid[i]
             self.colors.observe(camera, rendered[grid][i][chosen].cpu(), pictures[i][chosen].cpu())
 
@@ -322,7 +301,7 @@ class Trainer:
         rate = (self.step - self.first_step) / seconds if seconds > 0 else 0.0
         fraction = self.fraction
         left = self.elapsed * (1 - fraction) / fraction if fraction > 0 else 0.0
-        return Event(kind, self.step, fraction, self.elapsed, left, rate, len(self.face_ids), self.psnr, self.loss)
+        return Event(kind, self.step, fraction, self.elapsed, left, rate, len(self.face_ids), self.psnr, self.loss_mean)
 
     def save(self, path: Path, key: str) -> None:
         """Write everything, atomically."""
@@ -333,7 +312,7 @@ class Trainer:
         s = self.statistics
         tensors |= {"face_ids": self.face_ids, "reach": self.reach}
         tensors |= {f"statistics.{k}": getattr(s, k) for k in ("grad_norm", "count", "max_radius", "contributions")}
-        clock = {"step": self.step, "elapsed": self.elapsed, "psnr": self.psnr, "loss": self.loss, "unit": self.unit, "key": key}
+        clock = {"step": self.step, "elapsed": self.elapsed, "psnr": self.psnr, "loss": self.loss_mean, "unit": self.unit, "key": key}
         text = json.dumps(clock)
         write_tensors(path, tensors, {"clock": text, "checksum": tensors_checksum(text, tensors)})
 
@@ -362,7 +341,7 @@ class Trainer:
             self.colors.load({k.removeprefix("colors."): v for k, v in tensors.items() if k.startswith("colors.")})
             for k in ("grad_norm", "count", "max_radius", "contributions"):
                 getattr(self.statistics, k).copy_(tensors[f"statistics.{k}"])
-            self.step, self.elapsed, self.psnr, self.loss = clock["step"], clock["elapsed"], clock["psnr"], clock["loss"]
+            self.step, self.elapsed, self.psnr, self.loss_mean = clock["step"], clock["elapsed"], clock["psnr"], clock["loss"]
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise AvatarError(f"{path} is damaged: {reason}. {remedy}") from None
@@ -396,11 +375,3 @@ def _rows(tensor: Tensor, plan: Refinement, fresh: bool = False) -> Tensor:
     """A per-Gaussian tensor after a refinement; `fresh`: new rows start at zero."""
     new = tensor[plan.parents]
     return torch.cat([tensor[plan.keep], torch.zeros_like(new) if fresh else new])
-
-
-def _halved(cameras: Cameras, images: Tensor) -> tuple[Cameras, Tensor]:
-    """Cameras and pictures [C, H, W, 4] at half of the size: 2×2 means, an odd last row or column dropped."""
-    h, w = images.shape[1] // 2, images.shape[2] // 2
-    small = images[:, : 2 * h, : 2 * w].float().unflatten(2, (w, 2)).unflatten(1, (h, 2)).mean((2, 4))
-    scale = torch.tensor([0.5, 0.5, 1.0], dtype=cameras.Ks.dtype, device=cameras.Ks.device)
-    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=w, height=h), small

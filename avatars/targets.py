@@ -1,0 +1,82 @@
+"""What the rendered pictures of a training step are compared with: the recorded ones over random backgrounds, in the avatar's colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avatars import losses
+from avatars.colors import CameraColors
+from avatars.head import HeadModel, ShapedHead
+from avatars.pictures import Batch
+from avatars.sequence import TrackedSequence
+from avatars.train import TrainConfig
+from avatars.types import Cameras
+
+_BLOCK = 100  # steps whose backgrounds are drawn together: making a generator takes as long
+
+
+@dataclass(frozen=True)
+class Target:
+    """One frame seen by C cameras, on the device of training."""
+
+    cameras: Cameras
+    ids: list[int]
+    images: Tensor  # [C, H, W, 4] as recorded, 0–255: colours times matte, matte
+    backgrounds: Tensor  # [C, 3]
+    pictures: Tensor  # [C, H, W, 3] over the backgrounds, in the avatar's colours
+    mattes: Tensor  # [C, H, W]
+    weights: Tensor  # [C, H, W] how much each pixel counts
+
+
+class Targets:
+    """Makes the targets of a training; all of it follows from the batch, the step's number and `colors`."""
+
+    def __init__(
+        self, tracked: TrackedSequence, head: HeadModel, shaped: ShapedHead, colors: CameraColors, config: TrainConfig, device: torch.device
+    ) -> None:
+        self.tracked, self.head, self.shaped, self.colors, self.config, self.device = tracked, head, shaped, colors, config, device
+        self.attention = losses.attention_of(head, config.mouth_weight, config.eyes_weight)
+        self.cameras = tracked.cameras.to(device)
+        self.windows: dict[int, Tensor] = {}  # frame → [C, W, 5], made when the frame is first seen
+        self.drawn = (-1, np.empty(0, np.float32))  # number of a block of steps, their backgrounds
+
+    @torch.no_grad()
+    def of(self, batch: Batch, step: int, halved: bool) -> Target:
+        """The target of a step, at half of the resolution when `halved`."""
+        cameras, images, ids = batch.cameras.to(self.device), batch.images.to(self.device), list(batch.camera_ids)
+        if halved:
+            cameras, images = _halved(cameras, images)
+        backgrounds = self._backgrounds(step, len(ids)).to(self.device)
+        pictures, mattes = losses.composite(images, backgrounds, self.colors.inverse[ids].to(self.device))
+        weights = losses.window_weights(losses.moved_windows(self._windows(batch.t)[ids], self.cameras.Ks[ids], cameras.Ks), cameras)
+        return Target(cameras, ids, images, backgrounds, pictures, mattes, weights)
+
+    def _backgrounds(self, step: int, count: int) -> Tensor:
+        """[C, 3] random colours."""
+        block, place = divmod(step, _BLOCK)
+        if self.drawn[0] != block:
+            rng = np.random.default_rng((self.config.seed, 3, block))
+            self.drawn = (block, rng.random((_BLOCK, self.config.views, 3), dtype=np.float32))
+        return torch.from_numpy(self.drawn[1][place, :count])
+
+    def _windows(self, t: int) -> Tensor:
+        """[C, W, 5] where pixels count more, for all cameras.
+
+        It follows from the tracked codes: tuning moves the face by less than a pixel, and finding the windows takes a millisecond.
+        """
+        if t not in self.windows:
+            vertices = self.head.vertices(self.shaped, self.tracked.codes[t].to(self.device))[0]
+            self.windows[t] = self.attention.windows(vertices, self.cameras)
+        return self.windows[t]
+
+
+def _halved(cameras: Cameras, images: Tensor) -> tuple[Cameras, Tensor]:
+    """Cameras and pictures [C, H, W, 4] at half of the size: 2×2 means, an odd last row or column dropped."""
+    h, w = images.shape[1] // 2, images.shape[2] // 2
+    small = images[:, : 2 * h, : 2 * w].float().unflatten(2, (w, 2)).unflatten(1, (h, 2)).mean((2, 4))
+    scale = torch.tensor([0.5, 0.5, 1.0], dtype=cameras.Ks.dtype, device=cameras.Ks.device)
+    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=w, height=h), small
