@@ -39,6 +39,7 @@ class PictureCache:
         self.limit = int(megabytes * 1e6)
         self.size = 0
         self.kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self.boxes: dict[tuple[int, int, int], tuple[int, int, int, int]] = {}
         self.lock = threading.Lock()
 
     def get(self, t: int, camera: int) -> np.ndarray:
@@ -56,6 +57,13 @@ class PictureCache:
             while self.size > self.limit and len(self.kept) > 1:
                 self.size -= self.kept.popitem(last=False)[1].nbytes
         return picture
+
+    def box(self, t: int, camera: int, margin: int) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the foreground and `margin` pixels; the whole picture when there is none. Found once per picture."""
+        key = (t, camera, margin)
+        if key not in self.boxes:
+            self.boxes[key] = _box(self.get(t, camera)[..., 3], margin)
+        return self.boxes[key]
 
 
 def premultiplied(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -80,7 +88,7 @@ def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin:
     """Pictures cut to one common window size that holds the foreground of every one of them plus `margin` pixels."""
     pictures = [cache.get(t, c) for c in camera_ids]
     cameras = cache.tracked.cameras
-    boxes = [_box(picture[..., 3], margin) for picture in pictures]
+    boxes = [cache.box(t, c, margin) for c in camera_ids]
     width = min(cameras.width, max(b[2] - b[0] for b in boxes))
     height = min(cameras.height, max(b[3] - b[1] for b in boxes))
     images = np.empty((len(pictures), height, width, 4), np.uint8)

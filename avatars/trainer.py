@@ -373,5 +373,11 @@ class Trainer:
 
 def _rows(tensor: Tensor, plan: Refinement, fresh: bool = False) -> Tensor:
     """A per-Gaussian tensor after a refinement; `fresh`: new rows start at zero."""
-    new = tensor[plan.parents]
-    return torch.cat([tensor[plan.keep], torch.zeros_like(new) if fresh else new])
+    kept = len(plan.keep)
+    rows = tensor.new_empty(kept + len(plan.parents), *tensor.shape[1:])
+    torch.index_select(tensor, 0, plan.keep, out=rows[:kept])
+    if fresh:
+        rows[kept:] = 0
+    else:
+        torch.index_select(tensor, 0, plan.parents, out=rows[kept:])
+    return rows

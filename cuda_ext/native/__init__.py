@@ -1,17 +1,33 @@
 """Calls into the shared libraries: torch allocates, the library fills, autograd connects. No checks here: see ops/."""
 
-from cuda_ext.native.binding import FACTORS, bind, blend, penalty, settle_factors
+from cuda_ext.native.binding import (
+    FACTORS,
+    BindFunction,
+    BlendFunction,
+    PenaltyFunction,
+    bind,
+    blend,
+    penalty,
+    settle_factors,
+)
 from cuda_ext.native.calls import flags, launch_of, pick
-from cuda_ext.native.gaussians import project, rasterize, splat
+from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
 from cuda_ext.native.meshes import rasterize_mesh
 from cuda_ext.native.optimizer import adam
 from cuda_ext.native.pictures import compose, soft_windows
-from cuda_ext.native.similarity import l1_and_ssim
-from cuda_ext.native.skin import PackedRig, skin
+from cuda_ext.native.similarity import SsimFunction, l1_and_ssim
+from cuda_ext.native.skin import PackedRig, SkinFunction, skin
 from cuda_ext.native.volumes import composite, march
+
+FUNCTIONS = {
+    "skin": SkinFunction, "blend": BlendFunction, "bind": BindFunction, "splat": SplatFunction, "l1_ssim": SsimFunction,
+    "penalty": PenaltyFunction,
+}  # fmt: skip
+"""The autograd functions behind the operators of a training step, for those who time them."""
 
 __all__ = [
     "FACTORS",
+    "FUNCTIONS",
     "PackedRig",
     "adam",
     "bind",

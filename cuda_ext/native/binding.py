@@ -9,7 +9,7 @@ from cuda_ext import abi, library
 from cuda_ext.native.calls import contiguous, launch_of, pointer, workspaces
 
 
-class _BindFunction(torch.autograd.Function):
+class BindFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, vertices, local_means, local_quats, local_scales, faces, face_ids, lib, log_scales):
         tensors = contiguous((vertices, faces, face_ids, local_means, local_quats, local_scales))
@@ -50,10 +50,10 @@ def _bind_args(tensors, out, log_scales: bool) -> abi.AvBind:
 
 def bind(lib, vertices, faces, face_ids, local_means, local_quats, local_scales, log_scales):
     """means [N,3], quats [N,4], scales [N,3]."""
-    return _BindFunction.apply(vertices, local_means, local_quats, local_scales, faces, face_ids, lib, log_scales)
+    return BindFunction.apply(vertices, local_means, local_quats, local_scales, faces, face_ids, lib, log_scales)
 
 
-class _BlendFunction(torch.autograd.Function):
+class BlendFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, basis, weights, means, quats, sh, lib, with_size):
         tensors = contiguous((basis, weights, means, quats, sh))
@@ -120,10 +120,10 @@ def _blend_args(tensors) -> abi.AvBlend:
 
 def blend(lib, basis, weights, means, quats, sh, with_size):
     """means [N,3], quats [N,4], sh [N,S,3], and the size of the corrections when asked for."""
-    return _BlendFunction.apply(basis, weights, means, quats, sh, lib, with_size)
+    return BlendFunction.apply(basis, weights, means, quats, sh, lib, with_size)
 
 
-class _PenaltyFunction(torch.autograd.Function):
+class PenaltyFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, log_scales, logit_opacities, reach, weights, max_scale, lib):
         tensors = contiguous((means, log_scales, logit_opacities, reach))
@@ -148,4 +148,4 @@ class _PenaltyFunction(torch.autograd.Function):
 
 def penalty(lib, means, log_scales, logit_opacities, reach, weights, max_scale):
     """The weighted sum, a scalar."""
-    return _PenaltyFunction.apply(means, log_scales, logit_opacities, reach, weights, max_scale, lib)
+    return PenaltyFunction.apply(means, log_scales, logit_opacities, reach, weights, max_scale, lib)

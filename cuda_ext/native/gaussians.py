@@ -75,7 +75,7 @@ def _with_reservation(lib, call, args, scene: abi.AvScene, device: torch.device)
             return saved
 
 
-class _SplatFunction(torch.autograd.Function):
+class SplatFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, lib, settings, statistics):
         width, height, near, eps2d, flags, degree, with_depth = settings
@@ -134,7 +134,7 @@ class _SplatFunction(torch.autograd.Function):
 def splat(lib, tensors, width, height, backgrounds, near, eps2d, flags, degree, depth, statistics: SplatStatistics | None):
     """color [C,H,W,3], alpha [C,H,W,1], depth [C,H,W,1] or None, radii [C,N,2]."""
     settings = (width, height, near, eps2d, flags, degree, depth)
-    return _SplatFunction.apply(*tensors, backgrounds, lib, settings, statistics)
+    return SplatFunction.apply(*tensors, backgrounds, lib, settings, statistics)
 
 
 class _ProjectFunction(torch.autograd.Function):

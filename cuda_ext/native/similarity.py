@@ -10,7 +10,7 @@ from cuda_ext import abi, library
 from cuda_ext.native.calls import Saved, launch_of, pointer, workspaces
 
 
-class _SsimFunction(torch.autograd.Function):
+class SsimFunction(torch.autograd.Function):
     """v_l1[b] and v_ssim[b] are folded into one pass over the image on the way back."""
 
     @staticmethod
@@ -54,4 +54,4 @@ class _SsimFunction(torch.autograd.Function):
 
 def l1_and_ssim(lib, a, b, weights, crop):
     """l1 [B], ssim [B]."""
-    return _SsimFunction.apply(a, b, weights, lib, crop)
+    return SsimFunction.apply(a, b, weights, lib, crop)

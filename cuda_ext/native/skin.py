@@ -58,7 +58,7 @@ class PackedRig:
         )  # fmt: skip
 
 
-class _SkinFunction(torch.autograd.Function):
+class SkinFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, expression, angles, rotation, translation, rig: PackedRig, lib):
         pose = contiguous((expression, angles, rotation, translation))
@@ -95,4 +95,4 @@ class _SkinFunction(torch.autograd.Function):
 
 def skin(lib, rig: PackedRig, expression: Tensor, angles: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
     """Vertices [B, V, 3]."""
-    return _SkinFunction.apply(expression, angles, rotation, translation, rig, lib)
+    return SkinFunction.apply(expression, angles, rotation, translation, rig, lib)
