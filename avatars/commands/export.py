@@ -11,20 +11,23 @@ from avatars.commands.shot import AvatarFolder, Moment, MomentFlags
 EXAMPLES = (
     ("a smile as a splat file that any viewer opens", "avatars export out/demo/avatar --expression mouthSmileLeft=1 mouthSmileRight=1 --out smile.ply"),
     ("frame 20 of a tracked sequence", "avatars export out/demo/avatar --sequence SEN-1 --frame 20 --out frame.ply"),
+    ("one page that opens from disk: sliders, head, gaze, the recordings with their sound", "avatars export out/demo/avatar --format html --out anna.html"),
     ("the whole avatar, to take it to another machine", "avatars export out/demo/avatar --format avatar --out handover/anna"),
 )
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write one frame as Gaussian-splatting PLY (ply), bound to triangles as GaussianAvatars' PLY (ga), or the avatar itself (avatar)."""
+    """Write one frame as Gaussian-splatting PLY (ply) or bound to triangles as GaussianAvatars' PLY (ga); or the whole avatar, still
+    drivable, as a page for any browser (html) or as the folder itself (avatar).
+    """
 
     avatar: AvatarFolder
     """The avatar's folder, as `avatars train` or `avatars demo` wrote it."""
-    out: Path = Path("avatar.ply")
-    """The file to write; a folder for --format avatar."""
+    out: Path | None = None
+    """The file to write, or the folder for --format avatar; left out: avatar.ply, avatar.html …, here."""
     format: str = "ply"
-    """ply, ga or avatar: the name of a file in avatars/export."""
+    """ply, ga, html or avatar: the name of a file in avatars/export."""
     moment: MomentFlags = field(default_factory=Moment)
 
     def run(self, console: Console) -> None:
@@ -37,8 +40,9 @@ class Export:
         from avatars.avatar import load_avatar
 
         avatar = load_avatar(self.avatar)
-        figures = export(avatar, self.moment.poses(avatar, single=True), self.out, self.format)
-        console.say(f"{self.out}  {', '.join(f'{k} {v}' for k, v in figures.items())}")
+        out = self.out or Path(f"avatar{exporter.SUFFIX}")
+        figures = export(avatar, self.moment.poses(avatar, single=True), out, self.format)
+        console.say(f"{out}  {', '.join(f'{k} {v}' for k, v in figures.items())}")
         console.say(f"{exporter.DESCRIPTION}")
 
 

@@ -1,4 +1,4 @@
-"""Exporters: an avatar, or one frame of it, in other programs' formats. One file per format; a new format is one new file.
+"""Exporters: an avatar, or one frame of it, in other programs' formats. One file (or package) per format; a new format is one new file.
 
 A file of this folder is an exporter when it defines
 

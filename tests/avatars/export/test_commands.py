@@ -127,7 +127,7 @@ def test_exports(toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["drive", "AVATAR", "--codes", "a.csv", "--audio", "none.wav"], "--audio none.wav"),
         (["drive", "AVATAR", "--codes", "a.csv", "--out", "clip.avi"], "must end in .mp4"),
         (["drive", "AVATAR", "--codes", "a.csv", "--start", "2", "--end", "1"], "must come after"),
-        (["export", "AVATAR", "--format", "fbx"], "'fbx' is unknown; known: avatar, ga, ply"),
+        (["export", "AVATAR", "--format", "fbx"], "'fbx' is unknown; known: avatar, ga, html, ply"),
         (["export", "AVATAR", "--out", "a.splat"], "end in .ply"),
     ],
 )

@@ -120,4 +120,4 @@ def test_wrong_paths_and_formats(toy_avatar: Avatar, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_exporter_keeps_the_contract(name: str) -> None:
     module = find(name)
-    assert isinstance(module.DESCRIPTION, str) and module.SUFFIX in ("", ".ply") and callable(module.write)
+    assert isinstance(module.DESCRIPTION, str) and module.SUFFIX in ("", ".ply", ".html") and callable(module.write)
