@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from avatars import rights
 from avatars.avatar import KIND, Avatar, load_avatar, save_avatar
 from avatars.config import save_config, to_dict
 from avatars.errors import AvatarError, ConfigError
@@ -156,6 +157,7 @@ def train(tracked: TrackedSequence, config: TrainConfig, out: str | Path, device
         finally:
             source.close()
     trainer.save(checkpoint, key)
+    rights.carry(tracked.folder, out)
     save_avatar(trainer.avatar(key), out)
     resume(out)
     yield trainer.event("done")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from avatars import rights
 from avatars.avatar import Avatar, save_avatar
 from avatars.errors import UserError
 from avatars.files import atomic_path
@@ -27,6 +28,8 @@ def write(avatar: Avatar, pose: HeadPose, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a folder with other content. Choose another --out.")
     with atomic_path(path) as temporary:
         save_avatar(_without_sources(avatar), temporary)
+        if avatar.folder is not None:
+            rights.carry(avatar.folder, temporary)
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     return {"gaussians": len(avatar.gaussians), "megabytes": round(size / 1e6, 1)}
 

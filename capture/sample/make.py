@@ -57,6 +57,7 @@ def make_sample(source: str | Path, out: str | Path = SAMPLE, cameras: Sequence[
         if capture.truth is not None:
             _truth(capture, folder / "truth", size)
         (folder / "README.md").write_text(README.format(width=size[0], height=size[1], cameras=len(cameras)), encoding="utf-8")
+        (folder / "ATTRIBUTION.md").write_text(ATTRIBUTION, encoding="utf-8")
     return out
 
 
@@ -139,19 +140,20 @@ def _face_vertices(vertices: np.ndarray, faces: np.ndarray, landmarks: np.ndarra
     return np.flatnonzero(visible)
 
 
+ATTRIBUTION = """- Head texture and identity: from the Lee Perry-Smith head scan, Infinite-Realities, licensed CC BY 3.0
+  (https://creativecommons.org/licenses/by/3.0/). Changed: registered and re-baked to the topology and texture space of ICT-FaceKit,
+  tinted, hair region darkened, brows moved; rendered. Keep this attribution when you pass these pictures, or an avatar made from them, on.
+- Head model: ICT-FaceKit, MIT licence, (c) 2020 USC Institute for Creative Technologies, https://github.com/ICT-VGL/ICT-FaceKit
+- Sound: synthesised with espeak-ng; its output is not covered by the program's licence.
+"""
+
 README = """# A small synthetic capture of a talking head
 
 Rendered with a path tracer; not a photograph of a person. {cameras} cameras at {width}×{height}, sequences EXP-1 (expressions), EMO-1 (emotions) and
 SEN-1 (a sentence, with sound), 24 frames a second. The layout is NeRSemble's v2. Made from the capture "studio-01" by `python -m capture.sample.make`:
 fewer cameras, area-averaged, H.264 4:4:4. `truth/` holds the visible face of the moving mesh (differences along time in units of
 vertices_scale metres), the colour response of each camera, and the coverage of two clips; tracking and training never read it.
-
-## Licences and attribution
-- Head texture and identity: from the Lee Perry-Smith head scan, Infinite-Realities, licensed CC BY 3.0
-  (https://creativecommons.org/licenses/by/3.0/). Changed: registered and re-baked to the topology and texture space of ICT-FaceKit,
-  tinted, hair region darkened, brows moved; rendered. Keep this attribution when you pass these pictures on.
-- Head model: ICT-FaceKit, MIT licence, (c) 2020 USC Institute for Creative Technologies, https://github.com/ICT-VGL/ICT-FaceKit
-- Sound: synthesised with espeak-ng; its output is not covered by the program's licence.
+Licences and attribution: ATTRIBUTION.md, which goes along with everything made from this capture.
 """
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from avatars import rights
 from avatars.errors import AvatarError, CaptureError
 from avatars.files import atomic_path, content_hash, read_arrays
 from avatars.head import HeadModel, load_head, save_head
@@ -181,6 +182,7 @@ def _finish(capture, out: Path, head: HeadModel, head_given: bool, config: Track
     with atomic_path(out / "residuals.npz") as temporary:
         np.savez(temporary, pixels=residual_px)
     write_sheet(tracked, head, out / "sheet.jpg")
+    rights.carry(capture.path, out)
     save_tracked(tracked)
     return tracked
 

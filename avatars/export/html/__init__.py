@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from avatars import rights
 from avatars.avatar import Avatar
 from avatars.export.html.contents import collect
 from avatars.files import atomic_path
@@ -23,7 +24,6 @@ DESCRIPTION = "one page that opens from disk in any browser with WebGL2: express
 SUFFIX = ".html"
 SOURCES = Path(__file__).parent / "page"
 SCRIPTS = ("payload.js", "rig.js", "splats.js", "camera.js", "clip.js", "desk.js", "main.js")
-LICENCES = ("LICENCE", "LICENCE.md", "LICENCE.txt", "LICENSE", "LICENSE.md", "LICENSE.txt", "ATTRIBUTION.md", "ATTRIBUTION.txt")
 
 
 def write(avatar: Avatar, pose: HeadPose, path: Path) -> dict[str, Any]:
@@ -69,10 +69,8 @@ def notes(avatar: Avatar) -> list[list[str]]:
     """Heading and text of what has to stay with the avatar: licence, attribution, origin."""
     capture = avatar.provenance.get("capture")
     found = [["Licence", "The licence of the capture" + (f" “{capture}”" if capture else "") + " applies to this avatar."]]
-    for name in LICENCES if avatar.folder is not None else ():
-        file = avatar.folder / name  # type: ignore[operator]
-        if file.is_file():
-            found.append([name, file.read_text(encoding="utf-8", errors="replace").strip()])
+    if avatar.folder is not None:
+        found += [[Path(name).stem.capitalize(), text] for name, text in rights.read(avatar.folder).items()]
     if avatar.head.name == "default":
         found.append(["Head model", "Made from the CC0 data of MakeHuman and its Face Units pack."])
     return found

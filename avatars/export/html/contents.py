@@ -129,6 +129,7 @@ def _facts(avatar: Avatar, gaussians: CanonicalGaussians, moves: Tensor | None) 
     subject = subject_of(rest)
     centre, radius = head_ball(avatar, rest)
     names = head.expression_names
+    presets = {p: {n: w for n, w in preset(p, names).items() if w} for p in PRESETS}
     spans = np.zeros((len(names), 2)) if not line.frame_count else torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).numpy()
     return {
         "gaussians": len(gaussians),
@@ -142,7 +143,7 @@ def _facts(avatar: Avatar, gaussians: CanonicalGaussians, moves: Tensor | None) 
         "expressions": list(names),
         "regions": [[region, members] for region, members in regions(names).items()],
         "counterparts": {n: other for n in names if (other := counterpart(n, names))},
-        "presets": [[p, {n: w for n, w in preset(p, names).items() if w}] for p in PRESETS],
+        "presets": [[p, weights] for p, weights in presets.items() if weights or not PRESETS[p]],
         "spans": [[round(float(low), 4), round(float(high), 4)] for low, high in spans] if line.frame_count else None,
         "rest": {k: getattr(rest, k)[0].reshape(-1).tolist() for k in ("joints", "rotation", "translation")},
         "place": {"centre": centre.tolist(), "up": subject.up.tolist(), "forward": subject.forward.tolist(), "radius": radius},

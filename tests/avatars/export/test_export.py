@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from avatars import rights
 from avatars.avatar import Avatar, load_avatar
 from avatars.errors import UserError
 from avatars.export import export, find, names
@@ -17,6 +19,8 @@ from avatars.gaussians import face_frames
 from avatars.playback import tracked_poses
 from avatars.render import render
 from avatars.types import Gaussians
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def read_ply(path: Path) -> dict[str, np.ndarray]:
@@ -97,6 +101,15 @@ def test_the_avatar_folder_is_complete_and_forgets_this_machine(toy_avatar: Avat
     assert copy.audio("ONE") is not None
     with pytest.raises(UserError, match="is the avatar itself"):
         export(copy, pose, tmp_path / "copy", "avatar")
+
+
+def test_licence_and_attribution_go_along(toy_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_folder, tmp_path / "avatar")
+    (tmp_path / "avatar" / "LICENSE.md").write_text("theirs")
+    avatar = load_avatar(tmp_path / "avatar")
+    export(avatar, avatar.head.neutral(), tmp_path / "copy", "avatar")
+    assert rights.read(tmp_path / "copy") == {"LICENSE.md": "theirs"} and rights.read(toy_folder) == {} == rights.read(tmp_path / "none")
+    assert rights.read(ROOT / "capture" / "sample" / "studio").keys() == {"ATTRIBUTION.md"}, "the sample's asks to be kept"
 
 
 def test_wrong_paths_and_formats(toy_avatar: Avatar, tmp_path: Path) -> None:

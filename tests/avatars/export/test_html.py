@@ -144,8 +144,9 @@ def test_names_from_outside_stay_text(toy_folder: Path, tmp_path: Path) -> None:
     assert "<img" not in text and "alert(2)</script>" not in text
     facts = json.loads(parts.text("script", id="facts-json"))
     assert facts["name"] == name and facts["clips"][0][0] == "</script><b>"
-    notes = dict(facts["notes"])
-    assert notes["LICENCE.txt"] == "CC BY </script><script>alert(2)</script> Someone" and "licence of the capture" in notes["Licence"]
+    assert facts["notes"][0][0] == "Licence" and "licence of the capture applies" in facts["notes"][0][1]
+    notes = dict(facts["notes"][1:])
+    assert notes["Licence"] == "CC BY </script><script>alert(2)</script> Someone"
 
 
 def test_what_pages_do_not_know_is_refused(toy_avatar: Avatar, tmp_path: Path) -> None:

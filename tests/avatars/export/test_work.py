@@ -27,6 +27,7 @@ def job(tiny_tracked: TrackedSequence, toy_folder: Path, tmp_path_factory: pytes
     shutil.copytree(tiny_tracked.folder, out / "tracked")
     (out / "tracked" / "audio").mkdir(exist_ok=True)
     shutil.copy(toy_folder / "audio" / "ONE.wav", out / "tracked" / "audio" / "TWO.wav")
+    (out / "tracked" / "ATTRIBUTION.md").write_text("Someone, CC BY")
     config = out / "train.toml"
     config.write_text("minutes = 0.0\nsteps = 8\ngaussians = 300\nviews = 2\nheld_out_cameras = ['d']\n[deform]\nbases = 2\nhidden = 0\n")
     return Job(Path("nowhere"), out, train_config=config)
@@ -36,6 +37,7 @@ def test_train_measure_and_film(job: Job) -> None:
     console, cpu = Console(progress=lambda *_: None), torch.device("cpu")
     figures = train(job, console, cpu)
     assert figures["steps"] == 8 and figures["gaussians"] > 50
+    assert (job.avatar / "ATTRIBUTION.md").read_text() == "Someone, CC BY", "it goes along"
     headline = measure(job, console, cpu)
     report = json.loads((job.out / "report.json").read_text())
     assert report["held_out"] == {"cameras": ["d"], "sequences": ["TWO"]}, "the sequence with sound"

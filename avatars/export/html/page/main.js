@@ -105,7 +105,7 @@ class Page {
     $("play").disabled = $("scrub").disabled = !transport.clip;
     $("scrub").max = Math.max(transport.frames - 1, 1);
     $("scrub").value = transport.frame;
-    $("now").textContent = transport.clip ? clock(transport.frame / facts.fps) : "at rest";
+    $("now").textContent = transport.clip ? clock(transport.frame / facts.fps) : facts.clips.length ? "" : "no recording";
     $("whole").textContent = transport.clip ? ` / ${clock(transport.frames / facts.fps)}` : "";
     $("sound").disabled = !transport.clip?.sound;
     $("sound").title = transport.silent ? `The browser plays no sound: ${transport.silent}` : transport.clip?.sound ? "Sound" : "This recording has no sound";
