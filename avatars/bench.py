@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avatars import losses
 from avatars.errors import AvatarError
 from avatars.gaussians import sample_surface, with_colors
 from avatars.head import HeadModel, load_head
@@ -170,7 +169,7 @@ class Stopwatch:
         """Watch the parts of the trainer's steps."""
         methods = (
             (trainer.targets, "of", "targets"), (trainer.adam, "step", "Adam"), (trainer.code_adam, "step", "Adam of the codes"),
-            (trainer, "_observe", "running figures"), (trainer, "_refine", "densification"), (losses, "coverage", "coverage"),
+            (trainer, "_observe", "running figures"), (trainer, "_refine", "densification"),
         )  # fmt: skip
         with ExitStack() as stack:
             for name, function in native.FUNCTIONS.items():

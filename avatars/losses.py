@@ -26,22 +26,7 @@ def photometric(rendered: Tensor, target: Tensor, ssim_weight: float, weights: T
 
 def coverage(alpha: Tensor, masks: Tensor) -> Tensor:
     """Mean |alpha − mask|, both [C, H, W]: nothing floats outside of the foreground, nothing is see-through inside."""
-    return _MeanDistance.apply(alpha, masks)
-
-
-class _MeanDistance(torch.autograd.Function):
-    """mean |a − b| with a gradient to a, in a third of the passes that autograd would make over the pictures."""
-
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
-        difference = a - b
-        ctx.save_for_backward(difference)
-        return torch.linalg.vector_norm(difference, 1) / difference.numel()
-
-    @staticmethod
-    def backward(ctx, v: Tensor):  # type: ignore[override]
-        (difference,) = ctx.saved_tensors
-        return torch.sgn(difference).mul_(v / difference.numel()), None
+    return ops.mean_distance(alpha, masks)
 
 
 @dataclass(frozen=True)

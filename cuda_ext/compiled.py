@@ -235,6 +235,13 @@ _define(
     (),
 )
 _define(
+    "mean_distance",
+    "Tensor a, Tensor b",
+    lambda *args: [ops.mean_distance(*args)],
+    lambda a, _: [a.new_empty(())],
+    (0,),
+)
+_define(
     "skin",
     "Tensor rest, Tensor joints, Tensor shapes, Tensor turns, Tensor skin_weights, Tensor? pose_shapes, Tensor expression, Tensor angles, "
     "Tensor rotation, Tensor translation, int[] parents, float scale",

@@ -32,7 +32,7 @@ from cuda_ext.abi.gaussians import (
     AvSplatForward,
 )
 from cuda_ext.abi.meshes import AvMesh
-from cuda_ext.abi.pictures import AvCompose, AvWindows
+from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
 from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
 from cuda_ext.abi.volumes import AvComposite, AvCompositeBackward, AvMarch
@@ -56,6 +56,7 @@ __all__ = [
     "AvBindBackward",
     "AvBlend",
     "AvCompose",
+    "AvDistance",
     "AvComposite",
     "AvCompositeBackward",
     "AvMarch",

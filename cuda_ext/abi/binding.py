@@ -41,6 +41,7 @@ class AvBindBackward(c.Structure):
         ("v_local_scales", P),
         ("scratch", P),
         ("scratch_bytes", c.c_int64),
+        ("kept", c.c_int64),
     ]
 
 

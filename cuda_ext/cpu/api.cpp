@@ -179,6 +179,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
     AV_SIZE(AvWindows);
+    AV_SIZE(AvDistance);
     AV_SIZE(AvMarch);
     AV_SIZE(AvComposite);
     AV_SIZE(AvCompositeBackward);
@@ -308,6 +309,12 @@ int32_t av_compose(const AvCompose* args) {
 int32_t av_soft_windows(const AvWindows* args) {
     if (args->C < 0 || args->W < 0 || bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
     return kernels().soft_windows(args);
+}
+
+int32_t av_mean_distance(const AvDistance* args) {
+    if (args->N < 1) return refuse("a mean needs numbers");
+    if (args->scratch_bytes < (args->N / 4096 + 1) * (int64_t)sizeof(double)) return refuse("scratch is too small");
+    return kernels().mean_distance(args);
 }
 
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {

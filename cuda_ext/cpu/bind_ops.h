@@ -96,7 +96,7 @@ static int32_t bind_backward(const AvBindBackward* args) {
     float* corners = (float*)(per_gaussian + in.N);  // [F, 9]
     const int threads = in.launch.threads;
     const bool to_vertices = args->v_vertices != nullptr;
-    face_frames(in, frames);
+    if (!args->kept) face_frames(in, frames);
     parallel_for(threads, (in.N + BIND_BLOCK - 1) / BIND_BLOCK, [&](int64_t block, int) {
         const int64_t end = (block + 1) * BIND_BLOCK < in.N ? (block + 1) * BIND_BLOCK : in.N;
         for (int64_t n = block * BIND_BLOCK; n < end; n += 16) {

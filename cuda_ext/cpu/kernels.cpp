@@ -48,6 +48,7 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::skin_scratch,
     AV_NS::compose,
     AV_NS::soft_windows,
+    AV_NS::mean_distance,
     AV_NS::march_count,
     AV_NS::march_fill,
     AV_NS::composite_forward,

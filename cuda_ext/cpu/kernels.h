@@ -32,6 +32,7 @@ struct Kernels {
     decltype(&::av_skin_scratch) skin_scratch;
     decltype(&::av_compose) compose;
     decltype(&::av_soft_windows) soft_windows;
+    decltype(&::av_mean_distance) mean_distance;
     decltype(&::av_march_count) march_count;
     decltype(&::av_march_fill) march_fill;
     decltype(&::av_composite_forward) composite_forward;

@@ -53,6 +53,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvSkin)
     AV_SIZE(AvCompose)
     AV_SIZE(AvWindows)
+    AV_SIZE(AvDistance)
 #undef AV_SIZE
     return -1;
 }

@@ -38,6 +38,7 @@ typedef struct AvBindBackward {
     float* v_local_scales;     // [N, 3]
     void* scratch;             // av_bind_scratch(V, F, N) bytes
     int64_t scratch_bytes;
+    int64_t kept;              // 1: the scratch is that of the forward call with the same vertices, untouched since
 } AvBindBackward;
 
 // Blendshapes of Gaussians: [mean 3, quaternion 4, constant SH term 3] += basis · weights.

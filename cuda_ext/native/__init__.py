@@ -14,14 +14,14 @@ from cuda_ext.native.calls import flags, launch_of, pick
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
 from cuda_ext.native.meshes import rasterize_mesh
 from cuda_ext.native.optimizer import adam
-from cuda_ext.native.pictures import compose, soft_windows
+from cuda_ext.native.pictures import DistanceFunction, compose, mean_distance, soft_windows
 from cuda_ext.native.similarity import SsimFunction, l1_and_ssim
 from cuda_ext.native.skin import PackedRig, SkinFunction, skin
 from cuda_ext.native.volumes import composite, march
 
 FUNCTIONS = {
     "skin": SkinFunction, "blend": BlendFunction, "bind": BindFunction, "splat": SplatFunction, "l1_ssim": SsimFunction,
-    "penalty": PenaltyFunction,
+    "penalty": PenaltyFunction, "coverage": DistanceFunction,
 }  # fmt: skip
 """The autograd functions behind the operators of a training step, for those who time them."""
 
@@ -33,6 +33,7 @@ __all__ = [
     "bind",
     "blend",
     "compose",
+    "mean_distance",
     "composite",
     "flags",
     "l1_and_ssim",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import abi, library
-from cuda_ext.native.calls import contiguous, launch_of, pointer, workspaces
+from cuda_ext.native.calls import Saved, contiguous, launch_of, pointer, workspaces
 
 
 class BindFunction(torch.autograd.Function):
@@ -18,9 +18,8 @@ class BindFunction(torch.autograd.Function):
         args = _bind_args(tensors, out, log_scales)
         args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
         library.check(lib, lib.av_bind_forward(args), "bind")
-        workspaces.give(scratch)
         ctx.save_for_backward(*tensors)
-        ctx.lib, ctx.log_scales = lib, log_scales
+        ctx.lib, ctx.log_scales, ctx.kept = lib, log_scales, Saved(scratch, 0)
         return tuple(out)
 
     @staticmethod
@@ -30,13 +29,12 @@ class BindFunction(torch.autograd.Function):
         v_out = [v.contiguous() for v in v_out]
         v_local = [torch.empty_like(t) for t in tensors[3:]]
         v_vertices = torch.empty_like(vertices) if ctx.needs_input_grad[0] else None
-        scratch = workspaces.take(ctx.lib.av_bind_scratch(len(vertices), len(faces), len(face_ids)), vertices.device)
+        scratch = ctx.kept.tensor
         args = abi.AvBindBackward(
             _bind_args(tensors, (None, None, None), ctx.log_scales), *(v.data_ptr() for v in v_out), pointer(v_vertices),
-            *(v.data_ptr() for v in v_local), scratch.data_ptr(), scratch.numel(),
+            *(v.data_ptr() for v in v_local), scratch.data_ptr(), scratch.numel(), 1,
         )  # fmt: skip
         library.check(ctx.lib, ctx.lib.av_bind_backward(args), "bind backward")
-        workspaces.give(scratch)
         return v_vertices, *v_local, None, None, None, None
 
 

@@ -11,7 +11,7 @@ from cuda_ext.library import available
 from cuda_ext.ops.binding import bind, blend, penalty
 from cuda_ext.ops.gaussians import Projected, Rasterized, Splat, SplatStatistics, project, rasterize, splat
 from cuda_ext.ops.meshes import rasterize_mesh
-from cuda_ext.ops.pictures import compose, soft_windows
+from cuda_ext.ops.pictures import compose, mean_distance, soft_windows
 from cuda_ext.ops.similarity import l1_ssim, ssim
 from cuda_ext.ops.skin import Rig, skin
 from cuda_ext.ops.volumes import Composited, Samples, composite, march
@@ -31,6 +31,7 @@ __all__ = [
     "compose",
     "composite",
     "l1_ssim",
+    "mean_distance",
     "march",
     "penalty",
     "project",

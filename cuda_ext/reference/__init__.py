@@ -21,7 +21,7 @@ from cuda_ext.reference.gaussians import (
 )
 from cuda_ext.reference.meshes import rasterize_mesh
 from cuda_ext.reference.optimizer import adam
-from cuda_ext.reference.pictures import compose, soft_windows
+from cuda_ext.reference.pictures import compose, mean_distance, soft_windows
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
 from cuda_ext.reference.skin import axis_angle_matrices, skin
 from cuda_ext.reference.volumes import MARCH_STEPS, TAU_MAX, composite, march
@@ -46,6 +46,7 @@ __all__ = [
     "bind",
     "blend",
     "compose",
+    "mean_distance",
     "composite",
     "l1_and_ssim",
     "march",

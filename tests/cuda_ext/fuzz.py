@@ -100,6 +100,7 @@ def pictures_once(dice: random.Random) -> None:
     images = torch.randint(0, 256, (2, height, width, 4), dtype=torch.uint8)
     ops.compose(images, poisoned(torch.randn(2, 3, 4), dice), poisoned(torch.rand(2, 3), dice))
     windows = torch.rand(2, dice.choice((0, 1, 3)), 5) * torch.tensor([width, height, width, height, 2.0])
+    ops.mean_distance(poisoned(torch.rand(height, width), dice).requires_grad_(), torch.rand(height, width)).backward()
     assert ops.soft_windows(poisoned(windows, dice).clamp(max=1e9), width, height).isfinite().all()
 
 

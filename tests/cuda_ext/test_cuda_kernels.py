@@ -488,3 +488,8 @@ def test_pictures_and_windows_match_the_reference(backend, monkeypatch):
         close(a, b, 1e-6, "compose")
     windows = torch.tensor([[[10.0, 12, 4, 6, 2], [20.5, -3, 9, 8, 0.7]], [[500, 5, 3, 3, 1], [torch.nan, 20, 90, 0.4, 1.5]]])
     close(ops.soft_windows(windows.to(device), 23, 19), reference.soft_windows(windows.double(), 23, 19), 1e-6, "windows")
+    a, b = torch.rand(9001, generator=g), torch.rand(9001, generator=g)
+    leaf, exact = a.to(device).requires_grad_(), a.double().requires_grad_()
+    distance, right = ops.mean_distance(leaf, b.to(device)), reference.mean_distance(exact, b.double())
+    close(distance, right, 1e-6, "distance")
+    close(torch.autograd.grad(distance, leaf)[0], torch.autograd.grad(right, exact)[0], 1e-6, "gradient")
