@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def notes(avatar: Avatar) -> list[list[str]]:
     capture = avatar.provenance.get("capture")
     found = [["Licence", "The licence of the capture" + (f" “{capture}”" if capture else "") + " applies to this avatar."]]
     if avatar.folder is not None:
-        found += [[Path(name).stem.capitalize(), text] for name, text in rights.read(avatar.folder).items()]
+        # Lines that go on indented were broken by hand; the page breaks them where it is wide.
+        found += [[Path(name).stem.capitalize(), re.sub(r"\n +", " ", text)] for name, text in rights.read(avatar.folder).items()]
     if avatar.head.name == "default":
         found.append(["Head model", "Made from the CC0 data of MakeHuman and its Face Units pack."])
     return found

@@ -133,7 +133,7 @@ def test_names_from_outside_stay_text(toy_folder: Path, tmp_path: Path) -> None:
     name = "<img src=x onerror=alert(1)> & {{script}}"
     folder = tmp_path / name
     shutil.copytree(toy_folder, folder)
-    (folder / "LICENCE.txt").write_text("CC BY </script><script>alert(2)</script> Someone")
+    (folder / "LICENCE.txt").write_text("CC BY </script>\n  <script>alert(2)</script> Someone\n- else")
     avatar = load_avatar(folder)
     first = avatar.timeline.segments[0]
     segments = (Segment("</script><b>", first.start, first.stop), *avatar.timeline.segments[1:])
@@ -146,7 +146,7 @@ def test_names_from_outside_stay_text(toy_folder: Path, tmp_path: Path) -> None:
     assert facts["name"] == name and facts["clips"][0][0] == "</script><b>"
     assert facts["notes"][0][0] == "Licence" and "licence of the capture applies" in facts["notes"][0][1]
     notes = dict(facts["notes"][1:])
-    assert notes["Licence"] == "CC BY </script><script>alert(2)</script> Someone"
+    assert notes["Licence"] == "CC BY </script> <script>alert(2)</script> Someone\n- else"
 
 
 def test_what_pages_do_not_know_is_refused(toy_avatar: Avatar, tmp_path: Path) -> None:
