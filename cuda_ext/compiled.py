@@ -211,7 +211,21 @@ _define(
     "Tensor vertices, Tensor faces, Tensor Ks, int width, int height, float near, bool cull_back",
     lambda *args: list(ops.rasterize_mesh(*args[:5], near=args[5], cull_back=args[6])),
     _rasterize_mesh_fake,
-    (),
+    (0, 2),
+)
+_define(
+    "interpolate",
+    "Tensor attributes, Tensor faces, Tensor face_ids, Tensor barycentrics",
+    lambda *args: [ops.interpolate(*args)],
+    lambda attributes, faces, face_ids, _: [attributes.new_empty(*face_ids.shape, attributes.shape[-1])],
+    (0, 3),
+)
+_define(
+    "antialias",
+    "Tensor image, Tensor depth, Tensor vertices, Tensor edges, Tensor Ks, float near, bool cull_back",
+    lambda *args: [ops.antialias(*args[:5], near=args[5], cull_back=args[6])],
+    lambda image, *_: [torch.empty_like(image)],
+    (0, 2, 4),
 )
 _define(
     "hash_encode",

@@ -31,7 +31,7 @@ from cuda_ext.abi.gaussians import (
     AvSplatBackward,
     AvSplatForward,
 )
-from cuda_ext.abi.meshes import AvMesh
+from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackward
 from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
 from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
@@ -60,7 +60,10 @@ __all__ = [
     "AvComposite",
     "AvCompositeBackward",
     "AvMarch",
+    "AvAntialias",
+    "AvInterpolate",
     "AvMesh",
+    "AvMeshBackward",
     "AvPenalty",
     "AvProject",
     "AvProjectBackward",

@@ -124,6 +124,28 @@ const char* bad_march(const AvMarch& in) {
     return nullptr;
 }
 
+const char* bad_mesh(const AvMesh& in) {
+    if (bad_image(in.width, in.height)) return "width and height must be 1..32767";
+    if (!(in.near_plane > 0.0f)) return "the near plane must be in front of the camera";
+    if (bad_indices(in.faces, 3 * in.F, in.V)) return "faces must index the vertices";
+    return nullptr;
+}
+
+const char* bad_interpolate(const AvInterpolate& in) {
+    if (bad_image(in.width, in.height) || in.channels < 1) return "width and height must be 1..32767, and there must be channels";
+    if (bad_indices(in.faces, 3 * in.F, in.V)) return "faces must index the vertices";
+    return nullptr;
+}
+
+const char* bad_antialias(const AvAntialias& in) {
+    if (bad_image(in.width, in.height) || in.channels < 1) return "width and height must be 1..32767, and there must be channels";
+    if (!(in.near_plane > 0.0f)) return "the near plane must be in front of the camera";
+    if (in.E > 0x7fffffff) return "too many edges for one call";
+    for (int64_t i = 0; i < 4 * in.E; ++i)
+        if (in.edges[i] >= in.V || in.edges[i] < (i % 4 == 3 ? -1 : 0)) return "edges must index the vertices";
+    return nullptr;
+}
+
 // Offsets that start at 0 or later, never fall, and end within the samples.
 bool bad_offsets(const int64_t* offsets, int64_t rays, int64_t samples) {
     bool bad = offsets[0] < 0 || offsets[rays] > samples;
@@ -176,6 +198,9 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvBlend);
     AV_SIZE(AvPenalty);
     AV_SIZE(AvMesh);
+    AV_SIZE(AvMeshBackward);
+    AV_SIZE(AvInterpolate);
+    AV_SIZE(AvAntialias);
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
     AV_SIZE(AvWindows);
@@ -322,12 +347,41 @@ int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t 
 }
 
 int32_t av_mesh_rasterize(const AvMesh* args) {
-    if (bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
-    if (!(args->near_plane > 0.0f)) return refuse("the near plane must be in front of the camera");
-    if (bad_indices(args->faces, 3 * args->F, args->V)) return refuse("faces must index the vertices");
+    AV_REFUSE_IF(bad_mesh(*args));
     if (args->scratch_bytes < av_mesh_scratch(args->C, args->V, args->F, args->width, args->height))
         return refuse("scratch is too small");
     return kernels().mesh_rasterize(args);
+}
+
+int64_t av_mesh_backward_scratch(int64_t C, int64_t F) { return kernels().mesh_backward_scratch(C, F); }
+
+int32_t av_mesh_backward(const AvMeshBackward* args) {
+    AV_REFUSE_IF(bad_mesh(args->forward));
+    if (args->scratch_bytes < av_mesh_backward_scratch(args->forward.C, args->forward.F)) return refuse("scratch is too small");
+    return kernels().mesh_backward(args);
+}
+
+int32_t av_interpolate_forward(const AvInterpolate* args) {
+    AV_REFUSE_IF(bad_interpolate(*args));
+    return kernels().interpolate_forward(args);
+}
+
+int32_t av_interpolate_backward(const AvInterpolate* args) {
+    AV_REFUSE_IF(bad_interpolate(*args));
+    return kernels().interpolate_backward(args);
+}
+
+int64_t av_antialias_scratch(int64_t C, int64_t E) { return kernels().antialias_scratch(C, E); }
+
+int32_t av_antialias_forward(const AvAntialias* args) {
+    AV_REFUSE_IF(bad_antialias(*args));
+    if (args->scratch_bytes < av_antialias_scratch(args->C, args->E)) return refuse("scratch is too small");
+    return kernels().antialias_forward(args);
+}
+
+int32_t av_antialias_backward(const AvAntialias* args) {
+    AV_REFUSE_IF(bad_antialias(*args));
+    return kernels().antialias_backward(args);
 }
 
 int32_t av_march_count(const AvMarch* args) {

@@ -6,6 +6,7 @@
 #include "bind_ops.h"
 #include "hash_ops.h"
 #include "blend_ops.h"
+#include "mesh_gradient_ops.h"
 #include "mesh_ops.h"
 #include "skin_ops.h"
 #include "picture_ops.h"
@@ -38,6 +39,13 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::adam_step,
     AV_NS::mesh_rasterize,
     AV_NS::mesh_scratch,
+    AV_NS::mesh_backward,
+    AV_NS::mesh_backward_scratch,
+    AV_NS::interpolate_forward,
+    AV_NS::interpolate_backward,
+    AV_NS::antialias_forward,
+    AV_NS::antialias_backward,
+    AV_NS::antialias_scratch,
     AV_NS::hash_forward,
     AV_NS::hash_backward,
     AV_NS::blend_forward,

@@ -22,6 +22,13 @@ struct Kernels {
     decltype(&::av_adam) adam;
     decltype(&::av_mesh_rasterize) mesh_rasterize;
     decltype(&::av_mesh_scratch) mesh_scratch;
+    decltype(&::av_mesh_backward) mesh_backward;
+    decltype(&::av_mesh_backward_scratch) mesh_backward_scratch;
+    decltype(&::av_interpolate_forward) interpolate_forward;
+    decltype(&::av_interpolate_backward) interpolate_backward;
+    decltype(&::av_antialias_forward) antialias_forward;
+    decltype(&::av_antialias_backward) antialias_backward;
+    decltype(&::av_antialias_scratch) antialias_scratch;
     decltype(&::av_hash_forward) hash_forward;
     decltype(&::av_hash_backward) hash_backward;
     decltype(&::av_blend_forward) blend_forward;

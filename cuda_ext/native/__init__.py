@@ -12,7 +12,7 @@ from cuda_ext.native.binding import (
 )
 from cuda_ext.native.calls import flags, launch_of, pick
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
-from cuda_ext.native.meshes import rasterize_mesh
+from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.native.optimizer import adam
 from cuda_ext.native.pictures import DistanceFunction, compose, mean_distance, soft_windows
 from cuda_ext.native.similarity import SsimFunction, l1_and_ssim
@@ -30,12 +30,14 @@ __all__ = [
     "FUNCTIONS",
     "PackedRig",
     "adam",
+    "antialias",
     "bind",
     "blend",
     "compose",
     "mean_distance",
     "composite",
     "flags",
+    "interpolate",
     "l1_and_ssim",
     "launch_of",
     "march",

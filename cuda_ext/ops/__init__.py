@@ -10,7 +10,7 @@ from cuda_ext.adam import Adam
 from cuda_ext.library import available
 from cuda_ext.ops.binding import bind, blend, penalty
 from cuda_ext.ops.gaussians import Projected, Rasterized, Splat, SplatStatistics, project, rasterize, splat
-from cuda_ext.ops.meshes import rasterize_mesh
+from cuda_ext.ops.meshes import antialias, interpolate, mesh_edges, rasterize_mesh
 from cuda_ext.ops.pictures import compose, mean_distance, soft_windows
 from cuda_ext.ops.similarity import l1_ssim, ssim
 from cuda_ext.ops.skin import Rig, skin
@@ -25,14 +25,17 @@ __all__ = [
     "Splat",
     "SplatStatistics",
     "Adam",
+    "antialias",
     "available",
     "bind",
     "blend",
     "compose",
     "composite",
+    "interpolate",
     "l1_ssim",
     "mean_distance",
     "march",
+    "mesh_edges",
     "penalty",
     "project",
     "rasterize",

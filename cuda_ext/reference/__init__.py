@@ -19,7 +19,7 @@ from cuda_ext.reference.gaussians import (
     rasterize,
     sh_basis,
 )
-from cuda_ext.reference.meshes import rasterize_mesh
+from cuda_ext.reference.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.reference.optimizer import adam
 from cuda_ext.reference.pictures import compose, mean_distance, soft_windows
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
@@ -42,12 +42,14 @@ __all__ = [
     "TAU_MAX",
     "TRANSMITTANCE_MIN",
     "adam",
+    "antialias",
     "axis_angle_matrices",
     "bind",
     "blend",
     "compose",
     "mean_distance",
     "composite",
+    "interpolate",
     "l1_and_ssim",
     "march",
     "matrices_to_quats",

@@ -15,11 +15,31 @@ def rasterize_mesh(
     near: float = 0.01,
     cull_back: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Nearest triangle at pixel centres; returns face_ids [C,H,W] int32, barycentrics [C,H,W,3], depth [C,H,W].
+    """Nearest triangle at pixel centres, differentiable but for which it is; returns face_ids [C,H,W] int32, barycentrics [C,H,W,3], depth [C,H,W].
 
     Homogeneous edge functions (Olano & Greer 1997): for the rows (p0 p1 p2) of a triangle in (x, y, z) pixel-space,
     the barycentrics at a pixel ray r are those that solve b·P ∝ r, so that triangles need no clipping.
     """
+    found = _nearest(vertices.detach(), faces, Ks.detach(), width, height, near, cull_back)
+    if not (torch.is_grad_enabled() and (vertices.requires_grad or Ks.requires_grad)):
+        return found
+    face_ids, barycentrics, depth = found
+    at = (face_ids >= 0).nonzero(as_tuple=True)
+    corners = to_pixels(vertices, Ks)[at[0][:, None], faces[face_ids[at].long()]]  # [M, 3, 3]
+    ray = torch.stack([at[2] + 0.5, at[1] + 0.5, torch.ones_like(at[1])], -1).to(vertices.dtype)
+    edges = torch.linalg.solve(corners.transpose(1, 2), ray)  # e·P = ray
+    z = 1 / edges.sum(-1)
+    return face_ids, barycentrics.index_put(at, edges * z[:, None]), depth.index_put(at, z)
+
+
+def to_pixels(vertices: Tensor, Ks: Tensor) -> Tensor:
+    """Points K·vertex [C,V,3] of vertices [C,V,3]: (u z, v z, z)."""
+    return torch.einsum("cvj,cij->cvi", vertices, Ks)
+
+
+def _nearest(
+    vertices: Tensor, faces: Tensor, Ks: Tensor, width: int, height: int, near: float, cull_back: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     C, dtype, device = len(vertices), vertices.dtype, vertices.device
     face_ids = torch.full((C, height, width), -1, dtype=torch.int32, device=device)
     barycentrics = torch.zeros(C, height, width, 3, dtype=dtype, device=device)
@@ -52,3 +72,118 @@ def rasterize_mesh(
             barycentrics[camera][box][closer] = (edges * z[..., None])[closer]
             depth[camera][box][closer] = z[closer]
     return face_ids, barycentrics, depth
+
+
+def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, barycentrics: Tensor) -> Tensor:
+    """Vertex attributes [V,D] or [C,V,D] at the pixels: [C,H,W,D], 0 where nothing is."""
+    out = attributes.new_zeros(*face_ids.shape, attributes.shape[-1])
+    at = (face_ids >= 0).nonzero(as_tuple=True)
+    corners = faces[face_ids[at].long()]
+    rows = attributes[corners] if attributes.dim() == 2 else attributes[at[0][:, None], corners]
+    return out.index_put(at, (rows * barycentrics[at][..., None]).sum(1))
+
+
+def antialias(image: Tensor, depth: Tensor, vertices: Tensor, edges: Tensor, Ks: Tensor, near: float = 0.01, cull_back: bool = False) -> Tensor:
+    """Silhouettes of an image [C,H,W,D] by coverage: what include/mesh.h says."""
+    C, height, width, channels = image.shape
+    points = to_pixels(vertices, Ks).double()
+    out = image.reshape(-1, channels)
+    takers, givers, amounts = [], [], []
+    for camera in range(C):
+        with torch.no_grad():
+            view = _Silhouettes(points[camera], edges, width, height, near, cull_back)
+            edge, index = view.passages(depth[camera])
+        extent = view.extent(points[camera], edge, index)[0]
+        row, column = view.pixel(points[camera], edge, index)
+        first = (camera * height + row) * width + column
+        second = first + torch.where(view.steep[edge], 1, width)
+        inner = extent.detach() < 0.5
+        first_takes = inner == view.covers_first[edge]
+        takers.append(torch.where(first_takes, first, second))
+        givers.append(torch.where(first_takes, second, first))
+        amounts.append(torch.where(inner, 0.5 - extent, extent - 0.5).to(image.dtype))
+    if not takers:
+        return image.clone()
+    taker, giver, amount = torch.cat(takers), torch.cat(givers), torch.cat(amounts)
+    return out.index_add(0, taker, amount[:, None] * (out[giver] - out[taker])).reshape(image.shape)
+
+
+class _Silhouettes:
+    """The edges [E,4] that are silhouettes of one view of points [V,3]."""
+
+    def __init__(self, points: Tensor, edges: Tensor, width: int, height: int, near: float, cull_back: bool) -> None:
+        self.points, self.edges, self.width, self.height = points, edges, width, height
+        a, b, opposite = (points[edges[:, i]] for i in range(3))
+        other = points[edges[:, 3].clamp_min(0)]
+        line = torch.linalg.cross(a, b)
+        side, beyond = (line * opposite).sum(-1), (line * other).sum(-1)
+        same = (side.sign() * beyond.sign() > 0) & beyond.isfinite()
+        alone = edges[:, 3] < 0
+        valid = torch.where(alone, ~((side > 0) & cull_back), same) & side.isfinite() & (side != 0)
+        valid = valid & ((a[:, 2] >= near) | (b[:, 2] >= near))
+        ends = []
+        for here, there in ((a, b), (b, a)):
+            t = torch.where(here[:, 2] >= near, 0, (near - here[:, 2]) / (there[:, 2] - here[:, 2]))
+            clipped = here + t[:, None] * (there - here)
+            ends.append(clipped[:, :2] / clipped[:, 2:])
+        uv = torch.stack(ends)  # [2, E, 2]
+        self.steep = line[:, 0].abs() >= line[:, 1].abs()
+        across = torch.where(self.steep, line[:, 0], line[:, 1])
+        valid = valid & (across != 0) & uv.isfinite().all(-1).all(0)
+        self.covers_first = (across > 0) != (side > 0)
+        along = torch.where(self.steep[None], uv[..., 1], uv[..., 0])
+        limit = torch.where(self.steep, height, width)
+        low, high = along.min(0).values, along.max(0).values
+        low, high = (torch.minimum((x - 0.5).ceil().nan_to_num(0).clamp(0, 2**20).long(), limit) for x in (low, high))
+        self.first, self.count = low, torch.where(valid, (high - low).clamp_min(0), 0)
+
+    def passages(self, depth: Tensor) -> tuple[Tensor, Tensor]:
+        """(edge, row or column) of the passages that win their pair of pixels in the depth image [H,W]."""
+        edge = torch.repeat_interleave(torch.arange(len(self.count), device=depth.device), self.count)
+        start = torch.cumsum(self.count, 0) - self.count
+        index = torch.arange(len(edge), device=depth.device) - start[edge] + self.first[edge]
+        return self._winners(edge, index, depth.double())
+
+    def _winners(self, edge: Tensor, index: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+        extent, z = self.extent(self.points, edge, index)
+        row, column = self.pixel(self.points, edge, index)
+        steep = self.steep[edge]
+        inside = (row >= 0) & (column >= 0) & (row < self.height - (~steep).long()) & (column < self.width - steep.long())
+        far = torch.where(depth > 0, depth, 3.4e38).flatten()
+        at = torch.where(inside, row * self.width + column, 0)
+        next_one = torch.where(inside, at + torch.where(steep, 1, self.width), 0)
+        covers_first = self.covers_first[edge]
+        covered, other = torch.where(covers_first, far[at], far[next_one]), torch.where(covers_first, far[next_one], far[at])
+        keep = inside & (covered < other) & (z <= other)
+        slot = (2 * at + (~steep).long())[keep]
+        edge, index, extent = edge[keep], index[keep], extent[keep].float()
+        best = torch.full((2 * len(far),), -1.0, device=depth.device).scatter_reduce(0, slot, extent, "amax")
+        last = torch.full((2 * len(far),), -1, device=depth.device).scatter_reduce(0, slot, torch.where(extent == best[slot], edge, -1), "amax")
+        won = edge == last[slot]
+        return edge[won], index[won]
+
+    def _along(self, points: Tensor, edge: Tensor, index: Tensor) -> Tensor:
+        """Where the edges pass the centres of their rows or columns, along the other axis."""
+        line = torch.linalg.cross(points[self.edges[edge, 0]], points[self.edges[edge, 1]])
+        steep = self.steep[edge]
+        slope, across = torch.where(steep, line[:, 1], line[:, 0]), torch.where(steep, line[:, 0], line[:, 1])
+        return -(slope * (index + 0.5) + line[:, 2]) / across
+
+    def pixel(self, points: Tensor, edge: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column of the first pixel of each passage's pair."""
+        at = (self._along(points, edge, index).detach() - 0.5).floor().clamp(-2, 2**20).long()
+        steep = self.steep[edge]
+        return torch.where(steep, index, at), torch.where(steep, at, index)
+
+    def extent(self, points: Tensor, edge: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the surface reaches from the centre that it covers to the next, and the edge's depth there."""
+        along = self._along(points, edge, index)
+        share = along - 0.5 - (along.detach() - 0.5).floor()
+        centre = index + 0.5
+        steep = self.steep[edge]
+        ray = torch.stack([torch.where(steep, along, centre), torch.where(steep, centre, along), torch.ones_like(along)], -1).detach()
+        a, b = points[self.edges[edge, 0]].detach(), points[self.edges[edge, 1]].detach()
+        line = torch.linalg.cross(a, b)
+        at_a, at_b = ((torch.linalg.cross(end, ray) * line).sum(-1) for end in (a, b))
+        z = (at_a * b[:, 2] - at_b * a[:, 2]) / (at_a - at_b)
+        return torch.where(self.covers_first[edge], share, 1 - share), z

@@ -50,7 +50,7 @@ def splat_once(dice: random.Random) -> None:
 
 
 def others_once(dice: random.Random) -> None:
-    """bind, l1_ssim, Adam, blend, penalty, rasterize_mesh."""
+    """bind, l1_ssim, Adam, blend, penalty, meshes."""
     V, F, n = dice.choice((3, 50)), dice.choice((1, 15, 100)), dice.choice((0, 1, 33, 500))
     vertices, faces = poisoned(torch.randn(V, 3), dice), torch.randint(V, (F, 3))
     local = [poisoned(torch.randn(n, k), dice).requires_grad_() for k in (3, 4, 3)]
@@ -78,8 +78,12 @@ def others_once(dice: random.Random) -> None:
         ops.penalty(*(t.requires_grad_() for t in raw), torch.ones(n), **penalty).backward()
     posed = poisoned(torch.randn(2, V, 3), dice)
     Ks = torch.tensor([[30.0, 0, 16], [0, 30.0, 16], [0, 0, 1]]).repeat(2, 1, 1)
-    depth = ops.rasterize_mesh(posed, faces, Ks, width, height, cull_back=dice.random() < 0.5)[2]
+    cull = dice.random() < 0.5
+    ids, barycentrics, depth = ops.rasterize_mesh(posed.requires_grad_(), faces, Ks, width, height, cull_back=cull)
     assert depth.isfinite().all()
+    painted = ops.interpolate(posed.detach() if dice.random() < 0.5 else torch.rand(V, 5), faces, ids, barycentrics)
+    smooth = ops.antialias(painted, depth.detach(), posed, ops.mesh_edges(faces), Ks, cull_back=cull)
+    (smooth.sum() + depth.sum()).backward()
 
 
 def skin_once(dice: random.Random) -> None:

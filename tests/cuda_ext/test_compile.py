@@ -63,7 +63,13 @@ def _images() -> list[Tensor]:
 def _mesh() -> list[Tensor]:
     vertices, faces = head_like_mesh(6, 8)
     Ks = torch.tensor([[[60.0, 0, 12], [0, 60.0, 10], [0, 0, 1]]])
-    return [(vertices + torch.tensor([0.0, 0.0, 0.6]))[None], faces, Ks]
+    return [(vertices + torch.tensor([0.0, 0.0, 0.6]))[None], Ks, faces, ops.mesh_edges(faces)]
+
+
+def _mesh_image(vertices, Ks, faces, edges) -> list[Tensor]:
+    ids, barycentrics, depth = ops.rasterize_mesh(vertices, faces, Ks, 24, 20)
+    color = ops.interpolate(vertices, faces, ids, barycentrics)
+    return [ids, barycentrics, depth, ops.antialias(color, depth.detach(), vertices, edges, Ks)]
 
 
 def _march(origins, directions, occupancy) -> list[Tensor]:
@@ -86,7 +92,7 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
     "penalty": (lambda *t: [ops.penalty(*t, **_WEIGHTS)], lambda: [torch.randn(9, 3), torch.randn(9, 3), torch.randn(9), torch.ones(9)], 3),
     "ssim": (lambda a, b, w: [ops.ssim(a, b, weights=w)], _images, 1),
     "l1_ssim": (lambda a, b, w: [ops.l1_ssim(a, b, valid=True)], _images, 1),
-    "rasterize_mesh": (lambda *t: list(ops.rasterize_mesh(*t, 24, 20)), _mesh, 0),
+    "rasterize_mesh": (_mesh_image, _mesh, 2),
     "march": (_march, lambda: [-torch.ones(6, 3), 1 + 0.3 * torch.randn(6, 3), torch.rand(4, 4, 4) < 0.5], 0),
     "composite": (
         _composite,
