@@ -26,10 +26,11 @@ struct HashRow<1> {
 struct HashBlock {
     alignas(64) uint32_t row[8][16];
     alignas(64) float weight[8][16];
+    alignas(64) float fraction[3][16];
 };
 
 AV_INLINE void hash_block(const float* positions, int n, float scale, uint32_t resolution, uint32_t rows, HashBlock& b) {
-    alignas(64) float f[3][16];
+    float(&f)[3][16] = b.fraction;
     alignas(64) uint32_t cell[3][16];
     for (int a = 0; a < 3; ++a) {
         for (int i = 0; i < 16; ++i) {
@@ -64,6 +65,14 @@ struct HashCall {
     const int64_t* offsets;
     const float* positions;
 
+    // Asks for the table's rows of a block: they are all over the memory, and a whole block of misses at once costs little more
+    // than one.
+    template <int F>
+    AV_INLINE static void prefetch(const float* rows, const HashBlock& b) {
+        for (int c = 0; c < 8; c += 2)  // the corner at x + 1 is a neighbour in memory, mostly
+            for (int i = 0; i < 16; ++i) __builtin_prefetch(rows + (int64_t)b.row[c][i] * F);
+    }
+
     AV_INLINE void block(int level, int64_t first, int64_t end, HashBlock& b) const {
         hash_block(positions + 3 * first, (int)(end - first < 16 ? end - first : 16), scales[level], (uint32_t)resolutions[level],
                    (uint32_t)(offsets[level + 1] - offsets[level]), b);
@@ -78,9 +87,15 @@ static void hash_forward_features(const HashCall& call, const float* table, floa
         const int level = (int)(task / chunks);
         const int64_t begin = task % chunks * HASH_CHUNK, end = begin + HASH_CHUNK < call.N ? begin + HASH_CHUNK : call.N;
         const float* rows = table + call.offsets[level] * F;
-        HashBlock b;
+        HashBlock blocks[2];
+        call.block(level, begin, end, blocks[0]);
         for (int64_t first = begin; first < end; first += 16) {
-            call.block(level, first, end, b);
+            const HashBlock& b = blocks[((first - begin) / 16) & 1];
+            HashBlock& next = blocks[((first - begin) / 16 + 1) & 1];
+            if (first + 16 < end) {
+                call.block(level, first + 16, end, next);
+                HashCall::prefetch<F>(rows, next);
+            }
             const int n = (int)(end - first < 16 ? end - first : 16);
             for (int i = 0; i < n; ++i) {
                 Row sum = {};
@@ -103,9 +118,15 @@ static void hash_table_features(const HashCall& call, const float* v_out, float*
         const int level = call.levels - 1 - (int)task;  // the large levels first
         float* rows = v_table + call.offsets[level] * F;
         memset(rows, 0, (call.offsets[level + 1] - call.offsets[level]) * F * sizeof(float));
-        HashBlock b;
+        HashBlock blocks[2];
+        if (call.N > 0) call.block(level, 0, call.N, blocks[0]);
         for (int64_t first = 0; first < call.N; first += 16) {
-            call.block(level, first, call.N, b);
+            const HashBlock& b = blocks[(first / 16) & 1];
+            HashBlock& next = blocks[(first / 16 + 1) & 1];
+            if (first + 16 < call.N) {
+                call.block(level, first + 16, call.N, next);
+                HashCall::prefetch<F>(rows, next);
+            }
             const int n = (int)(call.N - first < 16 ? call.N - first : 16);
             for (int i = 0; i < n; ++i) {
                 Row v;
@@ -122,22 +143,44 @@ static void hash_table_features(const HashCall& call, const float* v_out, float*
     });
 }
 
+// ∂weight/∂position: per axis, the differences of the two corners along it, weighted by the other two axes.
 template <int F>
 static void hash_position_features(const HashCall& call, const float* table, const float* v_out, float* v_positions) {
-    const int64_t chunks = (call.N + HASH_CHUNK - 1) / HASH_CHUNK;
+    const int64_t chunks = (call.N + HASH_CHUNK - 1) / HASH_CHUNK, stride = (int64_t)call.levels * F;
     parallel_for(call.threads, chunks, [&](int64_t task, int) {
         const int64_t begin = task * HASH_CHUNK, end = begin + HASH_CHUNK < call.N ? begin + HASH_CHUNK : call.N;
         memset(v_positions + 3 * begin, 0, 3 * (end - begin) * sizeof(float));
+        HashBlock b;
+        alignas(64) float along[8][16], v_axis[3][16];
         for (int level = 0; level < call.levels; ++level) {
-            const float* rows = table + call.offsets[level] * F;
-            for (int64_t n = begin; n < end; ++n) {
-                const HashCorners h = hash_corners(call.positions + 3 * n, call.scales[level], (uint32_t)call.resolutions[level],
-                                                   (uint32_t)(call.offsets[level + 1] - call.offsets[level]));
-                const float* v = v_out + (n * call.levels + level) * F;
-                for (int c = 0; c < 8; ++c) {
-                    float v_weight = 0;
-                    for (int f = 0; f < F; ++f) v_weight += rows[(int64_t)h.row[c] * F + f] * v[f];
-                    hash_weight_backward(h, c, call.scales[level], v_weight, v_positions + 3 * n);
+            const float *rows = table + call.offsets[level] * F, scale = call.scales[level];
+            for (int64_t first = begin; first < end; first += 16) {
+                call.block(level, first, end, b);
+                const int n = (int)(end - first < 16 ? end - first : 16);
+                for (int c = 0; c < 8; ++c) {  // ∂L/∂weight of each corner
+                    for (int i = 0; i < 16; ++i) {
+                        const float *row = rows + (int64_t)b.row[c][i] * F, *v = v_out + (first + (i < n ? i : 0)) * stride + level * F;
+                        float total = 0.0f;
+                        for (int f = 0; f < F; ++f) total += row[f] * v[f];
+                        along[c][i] = total;
+                    }
+                }
+                const auto lerp = [](float low, float high, float f) { return low + (high - low) * f; };
+                for (int i = 0; i < 16; ++i) {
+                    const float x = b.fraction[0][i], y = b.fraction[1][i], z = b.fraction[2][i];
+                    float edge[4];  // the differences along x at the four corners (y, z)
+                    for (int k = 0; k < 4; ++k) edge[k] = along[2 * k + 1][i] - along[2 * k][i];
+                    v_axis[0][i] = scale * lerp(lerp(edge[0], edge[1], y), lerp(edge[2], edge[3], y), z);
+                    float plane[4];  // interpolated along x
+                    for (int k = 0; k < 4; ++k) plane[k] = lerp(along[2 * k][i], along[2 * k + 1][i], x);
+                    v_axis[1][i] = scale * lerp(plane[1] - plane[0], plane[3] - plane[2], z);
+                    v_axis[2][i] = scale * (lerp(plane[2], plane[3], y) - lerp(plane[0], plane[1], y));
+                }
+                for (int i = 0; i < n; ++i) {
+                    for (int a = 0; a < 3; ++a) {
+                        const float p = call.positions[3 * (first + i) + a];
+                        v_positions[3 * (first + i) + a] += p >= 0.0f && p <= 1.0f ? v_axis[a][i] : 0.0f;
+                    }
                 }
             }
         }
