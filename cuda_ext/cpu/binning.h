@@ -5,42 +5,40 @@
 namespace av {
 inline namespace AV_NS {
 
-// Sorts the visible Gaussians of one camera by depth, stably; returns how many there are and leaves ids in `*sorted`. Least
-// significant digit radix sort on the bits of the positive floats, less their minimum: head-sized depth ranges need two passes.
-static int32_t sort_by_depth(const Record* records, int64_t N, uint32_t* keys[2], uint32_t* ids[2], uint32_t** sorted) {
+// Sorts the Gaussians of one camera that have something to draw by depth, stably; returns how many there are and leaves them in
+// `*sorted`. Least significant digit radix sort on the bits of the positive floats, less their minimum: a head's depths differ in
+// 23 bits, which are two digits of twelve.
+static int32_t sort_by_depth(const uint32_t* keys, int64_t N, Keyed* const order[2], Keyed** sorted) {
+    enum { DIGIT = 12 };
     int32_t count = 0;
     uint32_t low = ~0u, high = 0;
     for (int64_t n = 0; n < N; ++n) {
-        const Record& r = records[n];
-        if (r.x0 == r.x1) continue;
-        uint32_t key;
-        memcpy(&key, &r.z, 4);
+        const uint32_t key = keys[n];
+        order[0][count] = {key, (uint32_t)n};
+        const bool drawn = key != ~0u;
+        count += drawn;  // no branch: what is not drawn is overwritten
         low = key < low ? key : low;
-        high = key > high ? key : high;
-        keys[0][count] = key;
-        ids[0][count++] = (uint32_t)n;
+        high = drawn && key > high ? key : high;
     }
-    int from = 0;
-    const uint32_t range = count ? high - low : 0;
-    for (int shift = 0; shift < 32 && range >> shift; shift += 11) {
-        uint32_t histogram[2048] = {0};
-        const uint32_t *key = keys[from], *id = ids[from];
-        uint32_t *key_out = keys[from ^ 1], *id_out = ids[from ^ 1];
-        for (int32_t i = 0; i < count; ++i) ++histogram[(key[i] - low) >> shift & 2047];
+    int from = 0, width = 0;
+    while (count && width < 32 && (high - low) >> width) ++width;
+    const int passes = (width + DIGIT - 1) / DIGIT, digit = passes ? (width + passes - 1) / passes : 0;
+    for (int pass = 0; pass < passes; ++pass) {
+        uint32_t histogram[1 << DIGIT] = {0};
+        const uint32_t shift = (uint32_t)(pass * digit), mask = (1u << digit) - 1;
+        const Keyed* in = order[from];
+        Keyed* out = order[from ^ 1];
+        for (int32_t i = 0; i < count; ++i) ++histogram[(in[i].key - low) >> shift & mask];
         uint32_t total = 0;
-        for (int d = 0; d < 2048; ++d) {
+        for (uint32_t d = 0; d <= mask; ++d) {
             const uint32_t h = histogram[d];
             histogram[d] = total;
             total += h;
         }
-        for (int32_t i = 0; i < count; ++i) {
-            const uint32_t to = histogram[(key[i] - low) >> shift & 2047]++;
-            key_out[to] = key[i];
-            id_out[to] = id[i];
-        }
+        for (int32_t i = 0; i < count; ++i) out[histogram[(in[i].key - low) >> shift & mask]++] = in[i];
         from ^= 1;
     }
-    *sorted = ids[from];
+    *sorted = order[from];
     return count;
 }
 
@@ -53,16 +51,16 @@ AV_INLINE uint32_t touched_blocks(const Record& r, F16 a, F16 b, F16 c, F16 b_a,
 }
 
 // Part `part` of the sorted order: fills the slots of its Gaussians and counts instances per tile.
-static void fill_slots(const Size& size, Record* records, const int64_t* block_first, const uint32_t* sorted, int64_t begin,
-                       int64_t end, uint32_t* slot_tile, uint16_t* slot_blocks, uint32_t* histogram) {
+static void fill_slots(const Size& size, Record* records, const int64_t* block_first, const Keyed* sorted, int64_t begin, int64_t end,
+                       Slots* spans, uint32_t* slot_tile, uint16_t* slot_blocks, uint32_t* histogram) {
     float bx[16], by[16];
     for (int i = 0; i < 16; ++i) bx[i] = (float)(4 * (i % 4)), by[i] = (float)(4 * (i / 4));
     const F16 block_x = load(bx), block_y = load(by);
     memset(histogram, 0, (size_t)size.tiles * sizeof *histogram);
     for (int64_t i = begin; i < end; ++i) {
-        if (i + 8 < end) __builtin_prefetch(records + sorted[i + 8]);  // depth order is memory disorder
-        Record& r = records[sorted[i]];
-        int64_t slot = block_first[sorted[i] / BLOCK] + r.first;
+        if (i + 12 < end) __builtin_prefetch(records + sorted[i + 12].id, 1);  // depth order is memory disorder
+        Record& r = records[sorted[i].id];
+        int64_t slot = block_first[sorted[i].id / BLOCK] + r.first;
         const float fa = r.a * (-1.0f / kHalfLog2e), fb = r.b * (-0.5f / kHalfLog2e), fc = r.c * (-1.0f / kHalfLog2e);
         const F16 a = F16(fa), b = F16(fb), c = F16(fc), b_a = F16(fb / fa), b_c = F16(fb / fc), extent2 = F16(r.extent2);
         const int64_t first = slot;
@@ -78,35 +76,34 @@ static void fill_slots(const Size& size, Record* records, const int64_t* block_f
             }
         }
         r.count = (uint32_t)(slot - first);
+        spans[i] = {(uint32_t)first, r.count};
     }
 }
 
-static void scatter(const Record* records, const int64_t* block_first, const uint32_t* sorted, int64_t begin, int64_t end,
-                    uint32_t record_base, const uint32_t* slot_tile, const uint16_t* slot_blocks, uint32_t* histogram,
-                    Instance* instances) {
+static void scatter(const Keyed* sorted, const Slots* spans, int64_t begin, int64_t end, uint32_t record_base,
+                    const uint32_t* slot_tile, const uint16_t* slot_blocks, uint32_t* histogram, Instance* instances) {
     for (int64_t i = begin; i < end; ++i) {
-        if (i + 8 < end) __builtin_prefetch(records + sorted[i + 8]);
-        const Record& r = records[sorted[i]];
-        const int64_t first = block_first[sorted[i] / BLOCK] + r.first;
-        for (int64_t slot = first; slot < first + r.count; ++slot)
-            instances[histogram[slot_tile[slot]]++] = {record_base + sorted[i], (uint32_t)slot, slot_blocks[slot]};
+        if (i + 16 < end) __builtin_prefetch(slot_tile + spans[i + 16].first), __builtin_prefetch(slot_blocks + spans[i + 16].first);
+        const uint32_t first = spans[i].first, last = first + spans[i].count;
+        for (uint32_t slot = first; slot < last; ++slot)
+            instances[histogram[slot_tile[slot]]++] = {record_base + sorted[i].id, slot, slot_blocks[slot]};
     }
 }
 
 // Everything between projection and compositing.
 static void bin_instances(const Size& size, const Saved& saved, const ForwardScratch& scratch, int threads) {
-    uint32_t** sorted = (uint32_t**)__builtin_alloca(sizeof(uint32_t*) * (size_t)size.C);
+    Keyed** sorted = (Keyed**)__builtin_alloca(sizeof(Keyed*) * (size_t)size.C);
     parallel_for(threads, size.C, [&](int64_t c, int) {
         const int64_t at = c * size.N;
-        uint32_t* keys[2] = {scratch.keys[0] + at, scratch.keys[1] + at};
-        uint32_t* ids[2] = {scratch.ids[0] + at, scratch.ids[1] + at};
-        scratch.visible[c] = sort_by_depth(saved.records + at, size.N, keys, ids, &sorted[c]);
+        Keyed* const order[2] = {scratch.order[0] + at, scratch.order[1] + at};
+        scratch.visible[c] = sort_by_depth(scratch.keys + at, size.N, order, &sorted[c]);
     });
     const auto part_begin = [&](int64_t c, int64_t part) { return part * scratch.visible[c] / size.parts; };
     parallel_for(threads, size.C * size.parts, [&](int64_t task, int) {
         const int64_t c = task / size.parts, part = task % size.parts;
         fill_slots(size, saved.records + c * size.N, saved.block_first + c * size.blocks, sorted[c], part_begin(c, part),
-                   part_begin(c, part + 1), scratch.slot_tile, scratch.slot_blocks, scratch.histogram + task * size.tiles);
+                   part_begin(c, part + 1), scratch.spans + c * size.N, scratch.slot_tile, scratch.slot_blocks,
+                   scratch.histogram + task * size.tiles);
     });
     int64_t total = 0;
     for (int64_t c = 0; c < size.C; ++c) {
@@ -123,9 +120,8 @@ static void bin_instances(const Size& size, const Saved& saved, const ForwardScr
     saved.tile_first[size.C * size.tiles] = total;
     parallel_for(threads, size.C * size.parts, [&](int64_t task, int) {
         const int64_t c = task / size.parts, part = task % size.parts;
-        scatter(saved.records + c * size.N, saved.block_first + c * size.blocks, sorted[c], part_begin(c, part),
-                part_begin(c, part + 1), (uint32_t)(c * size.N), scratch.slot_tile, scratch.slot_blocks,
-                scratch.histogram + task * size.tiles, saved.instances);
+        scatter(sorted[c], scratch.spans + c * size.N, part_begin(c, part), part_begin(c, part + 1), (uint32_t)(c * size.N),
+                scratch.slot_tile, scratch.slot_blocks, scratch.histogram + task * size.tiles, saved.instances);
     });
 }
 

@@ -81,8 +81,18 @@ AV_INLINE Alpha evaluate(const Record& r, F16 px, F16 py) {
 }
 
 // A block's lanes to or from an image with P floats per pixel; pixels outside of the image are left alone (read as 0).
-template <int P>
+template <int P>  // 1 or 3
 AV_INLINE void store_block(float* image, const Size& size, int x, int y, const F16* values) {
+#if AV_ISA >= 256
+    if (x + 4 <= size.width && y + 4 <= size.height) {
+        float* to = image + ((int64_t)y * size.width + x) * P;
+        if (P == 3)
+            store_pixels(to, (int64_t)P * size.width, values);
+        else
+            store_square(to, size.width, values[0]);
+        return;
+    }
+#endif
     float lanes[P][16];
     for (int p = 0; p < P; ++p) store(lanes[p], values[p]);
     for (int row = 0; row < 4 && y + row < size.height; ++row)
@@ -91,6 +101,16 @@ AV_INLINE void store_block(float* image, const Size& size, int x, int y, const F
 }
 template <int P>
 AV_INLINE void load_block(const float* image, const Size& size, int x, int y, F16* values) {
+#if AV_ISA >= 256
+    if (x + 4 <= size.width && y + 4 <= size.height) {
+        const float* from = image + ((int64_t)y * size.width + x) * P;
+        if (P == 3)
+            load_pixels(from, (int64_t)P * size.width, values);
+        else
+            values[0] = load_square(from, size.width);
+        return;
+    }
+#endif
     float lanes[P][16] = {};
     for (int row = 0; row < 4 && y + row < size.height; ++row)
         for (int col = 0; col < 4 && x + col < size.width; ++col)
@@ -199,7 +219,10 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             in_chunk = 0, used = 0;
         }
         ++in_chunk;
-        if (tile.end - instance > 8) __builtin_prefetch(saved.records + instance[8].record);
+        if (tile.end - instance > 8) {
+            __builtin_prefetch(saved.records + instance[8].record);
+            __builtin_prefetch(slots + instance[8].slot, 1);
+        }
         const Record& r = saved.records[instance->record];
         F16 s[12];
         for (int i = 0; i < 12; ++i) s[i] = F16(0.0f);

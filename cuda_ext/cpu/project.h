@@ -44,9 +44,17 @@ AV_OUTLINE Params load_params(const AvScene& scene, int64_t n, int count) {
     return p;
 }
 
+// Asks for the coefficients of the sixteen Gaussians after these; beyond the end it does nothing.
+template <int K>
+AV_INLINE void prefetch_sh(const AvScene& scene, int64_t n) {
+    const char* next = (const char*)(scene.sh + 3 * K * (n + 16));
+    for (int i = 0; i < 3 * K; ++i) __builtin_prefetch(next + 64 * i);
+}
+
 template <int K>
 AV_OUTLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& out) {
     F16 Y[16], sh[3 * K];
+    prefetch_sh<K>(scene, n);
     sh_basis(scene.sh_degree, out.direction[0], out.direction[1], out.direction[2], Y);
     load_rows<3 * K>(scene.sh + 3 * K * n, count, sh);
     out.visible = out.visible & all_finite<3 * K>(sh);
@@ -89,62 +97,63 @@ AV_INLINE Camera scene_camera(const AvScene& scene, int64_t c) {
     return make_camera(scene.viewmats + 16 * c, scene.Ks + 9 * c, scene.width, scene.height, scene.near_plane, scene.eps2d);
 }
 
-// Tiles that the box touches: those that hold a pixel centre inside it.
-AV_INLINE void set_tiles(Record& r, const Size& size, float extent_x, float extent_y) {
-    const float far = 1e7f;
-    const int px0 = (int)ceilf(max_(r.u - extent_x - 0.5f, -1.0f)), px1 = (int)floorf(min_(r.u + extent_x - 0.5f, far));
-    const int py0 = (int)ceilf(max_(r.v - extent_y - 0.5f, -1.0f)), py1 = (int)floorf(min_(r.v + extent_y - 0.5f, far));
-    const int x0 = px0 < 0 ? 0 : px0, y0 = py0 < 0 ? 0 : py0;
-    const int x1 = px1 < size.width - 1 ? px1 : size.width - 1, y1 = py1 < size.height - 1 ? py1 : size.height - 1;
-    r.x0 = r.y0 = r.x1 = r.y1 = 0;
-    if (x0 > x1 || y0 > y1) return;
-    r.x0 = (uint16_t)(x0 / AV_TILE), r.x1 = (uint16_t)(x1 / AV_TILE + 1);
-    r.y0 = (uint16_t)(y0 / AV_TILE), r.y1 = (uint16_t)(y1 / AV_TILE + 1);
+// Tiles [x0, x1) × [y0, y1) that the box touches: those that hold a pixel centre inside it. Returns how many, 0 where none.
+struct Tiles {
+    F16 x0, y0, x1, y1, count;
+};
+
+AV_INLINE Tiles touched_tiles(const Size& size, M16 visible, F16 u, F16 v, F16 extent_x, F16 extent_y) {
+    const F16 zero = F16(0.0f), half = F16(0.5f), tile = F16(1.0f / AV_TILE), one = F16(1.0f);
+    const F16 px0 = ceil_(max_(u - extent_x - half, zero)), px1 = floor_(min_(u + extent_x - half, F16((float)(size.width - 1))));
+    const F16 py0 = ceil_(max_(v - extent_y - half, zero)), py1 = floor_(min_(v + extent_y - half, F16((float)(size.height - 1))));
+    const M16 on = visible & (px0 <= px1) & (py0 <= py1);
+    Tiles t;
+    t.x0 = keep(on, floor_(px0 * tile)), t.x1 = keep(on, floor_(px1 * tile) + one);
+    t.y0 = keep(on, floor_(py0 * tile)), t.y1 = keep(on, floor_(py1 * tile) + one);
+    t.count = (t.x1 - t.x0) * (t.y1 - t.y0);
+    return t;
 }
 
-AV_INLINE int64_t slots_wanted(const Record& r) { return (int64_t)(r.x1 - r.x0) * (r.y1 - r.y0); }
+// Writes sixteen records, their sorting keys (depth as bits, all ones when nothing is to be drawn) and the first slot of each.
+// rows[0..10] hold the fields from u to extent2, 0 in lanes that are not visible; returns the slots used so far.
+AV_INLINE int64_t store_records(F16* rows, const Tiles& tiles, int count, int64_t slots, Record* records, uint32_t* keys) {
+    alignas(64) uint32_t first[16], wanted[16], key[16];
+    store((float*)wanted, integer_bits(tiles.count));
+    store((float*)key, rows[9]);
+    for (int l = 0; l < 16; ++l) first[l] = (uint32_t)slots, slots += l < count ? wanted[l] : 0;
+    for (int l = 0; l < count; ++l) keys[l] = wanted[l] ? key[l] : ~0u;
+    rows[11] = pair_bits(tiles.x0, tiles.y0), rows[12] = pair_bits(tiles.x1, tiles.y1);
+    rows[13] = load((const float*)first);
+    rows[14] = rows[15] = F16(0.0f);
+    transpose(rows);
+    for (int l = 0; l < count; ++l) store((float*)(records + l), rows[l]);
+    return slots;
+}
 
 // Projects one block of Gaussians into one camera; returns the number of slots it needs.
 static int64_t project_block(const AvScene& scene, const Camera& cam, const Size& size, int64_t block, Record* records,
-                             int32_t* radii) {
+                             uint32_t* keys, int32_t* radii) {
     int64_t slots = 0;
     const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
     for (int64_t n = block * BLOCK; n < end; n += 16) {
         const int count = end - n < 16 ? (int)(end - n) : 16;
         const Params p = load_params(scene, n, count);
         const Lanes lanes = project_lanes(scene, cam, p, n, count);
-        const uint32_t visible = bits(lanes.visible) & ((1u << count) - 1);
-        F16 rows[16];
+        const M16 on = lanes.visible;
         const Shape<F16>& s = lanes.shape;
         const F16 inv_det = F16(1.0f) / s.det;
-        rows[0] = s.u, rows[1] = s.v;
-        rows[2] = F16(-kHalfLog2e) * s.c * inv_det;
-        rows[3] = F16(2.0f * kHalfLog2e) * s.b * inv_det;
-        rows[4] = F16(-kHalfLog2e) * s.a * inv_det;
-        rows[5] = lanes.log2_opacity;
-        for (int i = 0; i < 3; ++i) rows[6 + i] = lanes.color[i];
-        rows[9] = s.z, rows[10] = lanes.extent2;
-        rows[11] = lanes.extent_x, rows[12] = lanes.extent_y;  // replaced by the tiles below
-        rows[13] = rows[14] = rows[15] = F16(0.0f);
-        if (visible) transpose(rows);
-        for (int l = 0; l < count; ++l) {
-            Record r;
-            float ex = 0.0f, ey = 0.0f;
-            if (visible >> l & 1) {
-                store((float*)&r, rows[l]);
-                memcpy(&ex, (const char*)&r + 44, 4), memcpy(&ey, (const char*)&r + 48, 4);
-                set_tiles(r, size, ex, ey);
-            } else {
-                memset(&r, 0, sizeof r);
-            }
-            r.first = (uint32_t)slots;
-            r.count = 0;
-            slots += slots_wanted(r);
-            records[n + l] = r;
-            if (radii) {
-                radii[2 * (n + l)] = (int32_t)min_(ceilf(ex), 1073741824.0f);
-                radii[2 * (n + l) + 1] = (int32_t)min_(ceilf(ey), 1073741824.0f);
-            }
+        const F16 fields[11] = {s.u, s.v, F16(-kHalfLog2e) * s.c * inv_det, F16(2.0f * kHalfLog2e) * s.b * inv_det,
+                                F16(-kHalfLog2e) * s.a * inv_det, lanes.log2_opacity, lanes.color[0], lanes.color[1],
+                                lanes.color[2], s.z, lanes.extent2};
+        F16 rows[16];
+        for (int i = 0; i < 11; ++i) rows[i] = keep(on, fields[i]);
+        const Tiles tiles = touched_tiles(size, on, s.u, s.v, lanes.extent_x, lanes.extent_y);
+        slots = store_records(rows, tiles, count, slots, records + n, keys + n);
+        if (radii) {
+            const F16 most = F16(1073741824.0f);
+            const F16 r[2] = {integer_bits(ceil_(min_(keep(on, lanes.extent_x), most))),
+                              integer_bits(ceil_(min_(keep(on, lanes.extent_y), most)))};
+            store_rows<2>((float*)(radii + 2 * n), count, r);
         }
     }
     return slots;
@@ -155,86 +164,133 @@ struct LanesGradient {
     F16 u, v, a, b, c;  // to the mean in pixels and to the conic
     F16 log_opacity;    // to the logarithm of the compensated opacity
     F16 color[3], z, weight;  // weight: Σ alpha·transmittance, a statistic
+    M16 color_free[3];        // the colour was not clamped at zero
 };
 
 struct ParamsGradient {
     F16 mean[3], quat[4], scale[3], log_opacity;
-    F16 sh[48];
 };
 
-AV_INLINE void clear(ParamsGradient& g, int sh_values) {
+AV_INLINE ParamsGradient no_gradient() {
+    ParamsGradient g;
     const F16 zero = F16(0.0f);
     for (int i = 0; i < 3; ++i) g.mean[i] = g.scale[i] = zero;
     for (int i = 0; i < 4; ++i) g.quat[i] = zero;
     g.log_opacity = zero;
-    for (int i = 0; i < sh_values; ++i) g.sh[i] = zero;
+    return g;
+}
+
+// Where the gradients of a backward pass go: [N, ...] each.
+struct GradientOut {
+    float *means, *quats, *scales, *opacities, *sh;  // sh: or NULL
+    bool past_cache;  // those to SH are too many for the caches, so they go to memory without being read first
+};
+
+AV_INLINE GradientOut gradient_out(const AvScene& scene, float* means, float* quats, float* scales, float* opacities, float* sh) {
+    const int64_t bytes = scene.N * scene.sh_bases * 12;
+    return {means, quats, scales, opacities, sh, scene.C == 1 && bytes > (8 << 20) && (uintptr_t)sh % 64 == 0};
+}
+
+// out[l, k, i] = Y[k][l] · c[i][l] for the first `count` lanes, or added to it. The outer product is formed row by row in memory
+// order: with K = 16 that is half the shuffles of forming 48 vectors and transposing them.
+template <int K>
+AV_INLINE void store_outer(float* out, int count, const F16* Y, const F16* c, bool add, [[maybe_unused]] bool past_cache) {
+    alignas(64) float y[16 * 16 + 16], color[16 * 4];  // the last row is read beyond its end
+    F16 rows[16];
+    for (int k = 0; k < 16; ++k) rows[k] = k < K ? Y[k] : F16(0.0f);
+    transpose(rows);
+    for (int l = 0; l < 16; ++l) store(y + 16 * l, rows[l]);
+    const F16 four[4] = {c[0], c[1], c[2], c[0]};
+    store_rows<4>(color, 16, four);
+#if AV_ISA >= 256
+    if (K == 16) {
+        enum { V = AV_NATIVE };
+        alignas(64) static const int32_t third[48] = {0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5,  // element / 3
+                                                      5, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 9, 9, 9, 10, 10,
+                                                      10, 11, 11, 11, 12, 12, 12, 13, 13, 13, 14, 14, 14, 15, 15, 15};
+        alignas(64) static const int32_t rest[48] = {0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0,  // element % 3
+                                                     1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1,
+                                                     2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2};
+        for (int l = 0; l < count; ++l) {
+            float* to = out + 48 * l;
+            const NativeF mine = repeat_four(color + 4 * l);
+            for (int s = 0; s < 48; s += V) {
+                const NativeI from = load_native(third + s) - s / 3;
+                NativeF product = permute(load_native(y + 16 * l + s / 3), from) * permute(mine, load_native(rest + s));
+                if (add) product += load_native(to + s);
+                if (past_cache)
+                    store_past_cache(to + s, product);
+                else
+                    memcpy(to + s, &product, sizeof product);
+            }
+        }
+        return;
+    }
+#endif
+    for (int l = 0; l < count; ++l)
+        for (int k = 0; k < K; ++k)
+            for (int i = 0; i < 3; ++i) {
+                const float product = y[16 * l + k] * color[4 * l + i];
+                float& to = out[(l * K + k) * 3 + i];
+                to = add ? to + product : product;
+            }
 }
 
 template <int K>
-AV_OUTLINE void color_backward(const AvScene& scene, int64_t n, int count, M16 visible, const F16* direction, F16 inv_distance,
-                              const F16* v_color_in, ParamsGradient& out) {
-    F16 Y[16], v_Y[16], sh[3 * K], v_color[3], v_d[3] = {F16(0.0f), F16(0.0f), F16(0.0f)};
-    const int bases = (scene.sh_degree + 1) * (scene.sh_degree + 1);
+AV_OUTLINE void color_backward(const AvScene& scene, int64_t n, int count, const F16* direction, F16 inv_distance, const F16* v_color,
+                               F16* v_mean, const GradientOut& out, bool add) {
+    F16 Y[16], v_Y[16], sh[3 * K], v_d[3] = {F16(0.0f), F16(0.0f), F16(0.0f)};
+    for (int k = 0; k < K; ++k) Y[k] = F16(0.0f);  // beyond the degree nothing moves
     sh_basis(scene.sh_degree, direction[0], direction[1], direction[2], Y);
+    if (out.sh) store_outer<K>(out.sh + 3 * K * n, count, Y, v_color, add, out.past_cache);
+    prefetch_sh<K>(scene, n);
     load_rows<3 * K>(scene.sh + 3 * K * n, count, sh);
-    for (int i = 0; i < 3; ++i) {  // colours clamped at zero pass nothing on
-        F16 color = F16(0.5f);
-        for (int k = 0; k < bases; ++k) color = fma_(Y[k], sh[3 * k + i], color);
-        v_color[i] = keep(visible & (color > F16(0.0f)), v_color_in[i]);
-    }
-    for (int k = 0; k < bases; ++k) {
-        v_Y[k] = sh[3 * k] * v_color[0] + sh[3 * k + 1] * v_color[1] + sh[3 * k + 2] * v_color[2];
-        for (int i = 0; i < 3; ++i) out.sh[3 * k + i] = fma_(Y[k], v_color[i], out.sh[3 * k + i]);
-    }
+    for (int k = 0; k < K; ++k) v_Y[k] = sh[3 * k] * v_color[0] + sh[3 * k + 1] * v_color[1] + sh[3 * k + 2] * v_color[2];
     sh_basis_backward(scene.sh_degree, direction[0], direction[1], direction[2], v_Y, v_d[0], v_d[1], v_d[2]);
-    F16 v_mean[3] = {F16(0.0f), F16(0.0f), F16(0.0f)};
     view_direction_backward(direction, inv_distance, v_d, v_mean);
-    for (int i = 0; i < 3; ++i) out.mean[i] += keep(visible, v_mean[i]);
 }
 
-// Adds the gradient of one camera; `visible` lanes only.
+// Adds the gradient of one camera; `visible` lanes only. `first`: nothing has been written to
+// out.sh yet.
 AV_OUTLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count, M16 visible,
-                              const LanesGradient& g, ParamsGradient& out) {
+                               const LanesGradient& g, const GradientOut& out, bool first, ParamsGradient& total) {
     Shape<F16> s;
     const bool antialiased = scene.flags & AV_ANTIALIASED;
     project_shape(cam, p.mean, p.quat, p.scale, antialiased, s);
     F16 v_mean[3] = {F16(0.0f), F16(0.0f), F16(0.0f)}, v_quat[4], v_scale[3];
     const F16 v_comp = antialiased ? g.log_opacity / s.compensation : F16(0.0f);
     project_shape_backward(cam, p.quat, p.scale, antialiased, s, g.u, g.v, g.z, g.a, g.b, g.c, v_comp, v_mean, v_quat, v_scale);
-    for (int i = 0; i < 3; ++i) out.mean[i] += keep(visible, v_mean[i]);
-    for (int i = 0; i < 4; ++i) out.quat[i] += keep(visible, v_quat[i]);
-    for (int i = 0; i < 3; ++i) out.scale[i] += keep(visible, v_scale[i]);
-    out.log_opacity += keep(visible, g.log_opacity);
-    F16 direction[3];
+    F16 direction[3], v_color[3];
     const F16 inv_distance = view_direction(cam, p.mean, direction);
     for (int i = 0; i < 3; ++i) direction[i] = keep(visible, direction[i]);  // a culled mean may be anything
+    for (int i = 0; i < 3; ++i) v_color[i] = keep(visible & g.color_free[i], g.color[i]);
+    const bool add = !first;
     switch (scene.sh_bases) {
-        case 1: color_backward<1>(scene, n, count, visible, direction, inv_distance, g.color, out); break;
-        case 4: color_backward<4>(scene, n, count, visible, direction, inv_distance, g.color, out); break;
-        case 9: color_backward<9>(scene, n, count, visible, direction, inv_distance, g.color, out); break;
-        default: color_backward<16>(scene, n, count, visible, direction, inv_distance, g.color, out); break;
+        case 1: color_backward<1>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
+        case 4: color_backward<4>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
+        case 9: color_backward<9>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
+        default: color_backward<16>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
     }
+    for (int i = 0; i < 3; ++i) total.mean[i] += keep(visible, v_mean[i]);
+    for (int i = 0; i < 4; ++i) total.quat[i] += keep(visible, v_quat[i]);
+    for (int i = 0; i < 3; ++i) total.scale[i] += keep(visible, v_scale[i]);
+    total.log_opacity += keep(visible, g.log_opacity);
 }
 
-// Undoes the activations and writes sixteen Gaussians' gradients.
-AV_OUTLINE void store_gradient(const AvScene& scene, const Params& p, ParamsGradient& g, int64_t n, int count, float* v_means,
-                              float* v_quats, float* v_scales, float* v_opacities, float* v_sh) {
+// Undoes the activations and writes sixteen Gaussians' gradients; those to SH were written camera by camera, unless no camera
+// saw any of the sixteen (`unseen`).
+AV_OUTLINE void store_gradient(const AvScene& scene, const Params& p, ParamsGradient& g, int64_t n, int count, bool unseen,
+                               const GradientOut& out) {
     F16 v_opacity = g.log_opacity / p.opacity;  // ∂ln(o)/∂o
     if (scene.flags & AV_LOGIT_OPACITIES) v_opacity = g.log_opacity * (F16(1.0f) - p.opacity);
     v_opacity = select(g.log_opacity == F16(0.0f), F16(0.0f), v_opacity);  // culled lanes may have an opacity of zero
     if (scene.flags & AV_LOG_SCALES)
         for (int i = 0; i < 3; ++i) g.scale[i] = select(g.scale[i] == F16(0.0f), F16(0.0f), g.scale[i] * p.scale[i]);
-    store_rows<3>(v_means + 3 * n, count, g.mean);
-    store_rows<4>(v_quats + 4 * n, count, g.quat);
-    store_rows<3>(v_scales + 3 * n, count, g.scale);
-    store_rows<1>(v_opacities + n, count, &v_opacity);
-    if (!v_sh) return;
-    switch (scene.sh_bases) {
-        case 1: store_rows<3>(v_sh + 3 * n, count, g.sh); break;
-        case 4: store_rows<12>(v_sh + 12 * n, count, g.sh); break;
-        case 9: store_rows<27>(v_sh + 27 * n, count, g.sh); break;
-        default: store_rows<48>(v_sh + 48 * n, count, g.sh); break;
-    }
+    store_rows<3>(out.means + 3 * n, count, g.mean);
+    store_rows<4>(out.quats + 4 * n, count, g.quat);
+    store_rows<3>(out.scales + 3 * n, count, g.scale);
+    store_rows<1>(out.opacities + n, count, &v_opacity);
+    if (out.sh && unseen) memset(out.sh + 3 * scene.sh_bases * n, 0, (size_t)(3 * scene.sh_bases * count) * sizeof(float));
 }
 
 }  // namespace AV_NS

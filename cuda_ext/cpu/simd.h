@@ -5,7 +5,7 @@
 
 #include "../include/portable.h"
 
-#if AV_ISA >= 512
+#if AV_ISA >= 256
 #include <immintrin.h>
 #endif
 
@@ -79,6 +79,11 @@ AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {
     e = _mm512_getexp_ps(a.v);
     m = _mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero);
 }
+// Whole numbers below 2³¹ as the bits of integers, and two below 2¹⁶ as those of one integer.
+AV_INLINE F16 integer_bits(F16 a) { return _mm512_castsi512_ps(_mm512_cvttps_epi32(a.v)); }
+AV_INLINE F16 pair_bits(F16 low, F16 high) {
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_cvttps_epi32(low.v), _mm512_slli_epi32(_mm512_cvttps_epi32(high.v), 16)));
+}
 AV_INLINE float sum(F16 a) { return _mm512_reduce_add_ps(a.v); }
 AV_INLINE float max_of(F16 a) { return _mm512_reduce_max_ps(a.v); }
 
@@ -134,6 +139,9 @@ AV_INLINE M16 operator|(M16 a, M16 b) {
     return c;
 }
 AV_INLINE uint32_t bits(M16 m) {
+#if AV_ISA >= 256
+    return (uint32_t)_mm256_movemask_ps((__m256)m.r[0]) | (uint32_t)_mm256_movemask_ps((__m256)m.r[1]) << 8;
+#endif
     uint32_t out = 0;
     int32_t lanes[16];
     memcpy(lanes, &m, sizeof lanes);
@@ -157,6 +165,17 @@ AV_INLINE F16 keep(M16 m, F16 a) {
     AV_EACH c.r[i] = (NativeF)((NativeI)a.r[i] & m.r[i]);
     return c;
 }
+#if AV_ISA >= 256
+#define AV_EACH_OF(name, call)            \
+    AV_INLINE F16 name(F16 a, F16 b) {    \
+        F16 c;                            \
+        AV_EACH c.r[i] = (NativeF)(call); \
+        return c;                         \
+    }
+AV_EACH_OF(min_, _mm256_min_ps((__m256)a.r[i], (__m256)b.r[i]))
+AV_EACH_OF(max_, _mm256_max_ps((__m256)a.r[i], (__m256)b.r[i]))
+#undef AV_EACH_OF
+#else
 AV_INLINE F16 min_(F16 a, F16 b) {
     F16 c;
     AV_EACH c.r[i] = a.r[i] < b.r[i] ? a.r[i] : b.r[i];
@@ -167,16 +186,30 @@ AV_INLINE F16 max_(F16 a, F16 b) {
     AV_EACH c.r[i] = a.r[i] > b.r[i] ? a.r[i] : b.r[i];
     return c;
 }
+#endif
 AV_INLINE F16 fma_(F16 a, F16 b, F16 c) { return a * b + c; }  // contracted where the machine can
 AV_INLINE F16 fnma_(F16 a, F16 b, F16 c) { return c - a * b; }
-AV_INLINE F16 sqrt_(F16 a) {
-    F16 c;
-    AV_EACH for (int j = 0; j < AV_NATIVE; ++j) c.r[i][j] = __builtin_sqrtf(a.r[i][j]);
-    return c;
-}
 AV_INLINE F16 abs_(F16 a) {
     F16 c;
     AV_EACH c.r[i] = (NativeF)((NativeI)a.r[i] & 0x7fffffff);
+    return c;
+}
+#if AV_ISA >= 256
+#define AV_EACH_OF(name, call)            \
+    AV_INLINE F16 name(F16 a) {           \
+        F16 c;                            \
+        AV_EACH c.r[i] = (NativeF)(call); \
+        return c;                         \
+    }
+AV_EACH_OF(sqrt_, _mm256_sqrt_ps((__m256)a.r[i]))
+AV_EACH_OF(floor_, _mm256_floor_ps((__m256)a.r[i]))
+AV_EACH_OF(ceil_, _mm256_ceil_ps((__m256)a.r[i]))
+AV_EACH_OF(round_, _mm256_round_ps((__m256)a.r[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#undef AV_EACH_OF
+#else
+AV_INLINE F16 sqrt_(F16 a) {
+    F16 c;
+    AV_EACH for (int j = 0; j < AV_NATIVE; ++j) c.r[i][j] = __builtin_sqrtf(a.r[i][j]);
     return c;
 }
 AV_INLINE F16 floor_(F16 a) {  // |a| < 2³¹
@@ -189,9 +222,9 @@ AV_INLINE F16 floor_(F16 a) {  // |a| < 2³¹
 }
 AV_INLINE F16 ceil_(F16 a) { return -floor_(-a); }
 AV_INLINE F16 round_(F16 a) { return floor_(a + F16(0.5f)); }
-AV_INLINE F16 scale2_(F16 a, F16 n) {  // exponents stay normal: n is clamped to [-126, 127]
+#endif
+AV_INLINE F16 scale2_(F16 a, F16 n) {  // n in [-126, 127], garbage beyond
     F16 c;
-    n = min_(max_(n, F16(-126.0f)), F16(127.0f));
     AV_EACH c.r[i] = a.r[i] * (NativeF)((__builtin_convertvector(n.r[i], NativeI) + 127) << 23);
     return c;
 }
@@ -211,7 +244,18 @@ AV_INLINE void store_part(float* p, F16 a, int n) {
     store(lanes, a);
     memcpy(p, lanes, (size_t)n * 4);
 }
-AV_INLINE F16 reciprocal(F16 a) { return F16(1.0f) / a; }
+AV_INLINE F16 reciprocal(F16 a) {
+#if AV_ISA >= 256
+    F16 c;  // a 12-bit estimate and one Newton step
+    AV_EACH {
+        const __m256 r = _mm256_rcp_ps((__m256)a.r[i]);
+        c.r[i] = (NativeF)_mm256_fmadd_ps(r, _mm256_fnmadd_ps((__m256)a.r[i], r, _mm256_set1_ps(1.0f)), r);
+    }
+    return c;
+#else
+    return F16(1.0f) / a;
+#endif
+}
 AV_INLINE F16 root(F16 a) { return sqrt_(a); }
 AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {  // normal numbers
     AV_EACH {
@@ -219,6 +263,16 @@ AV_INLINE void split_exponent(F16 a, F16& e, F16& m) {  // normal numbers
         e.r[i] = __builtin_convertvector((b >> 23) - 127, NativeF);
         m.r[i] = (NativeF)((b & 0x7fffff) | 0x3f800000);
     }
+}
+AV_INLINE F16 integer_bits(F16 a) {
+    F16 c;
+    AV_EACH c.r[i] = (NativeF)__builtin_convertvector(a.r[i], NativeI);
+    return c;
+}
+AV_INLINE F16 pair_bits(F16 low, F16 high) {
+    F16 c;
+    AV_EACH c.r[i] = (NativeF)(__builtin_convertvector(low.r[i], NativeI) | __builtin_convertvector(high.r[i], NativeI) << 16);
+    return c;
 }
 AV_INLINE float sum(F16 a) {
     NativeF s = a.r[0];
@@ -305,6 +359,32 @@ AV_INLINE void transpose(F16* r) {
         r[12 + i] = _mm512_shuffle_f32x4(t[4 + i], t[12 + i], 0xdd);
     }
 }
+#elif AV_ISA >= 256
+AV_INLINE void transpose_eight(__m256* r) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44), u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44), u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2f128_ps(u[i], u[4 + i], 0x31);
+    }
+}
+AV_INLINE void transpose(F16* r) {  // four squares of eight; the two off the diagonal change places
+    __m256 t[2][8];
+    for (int half = 0; half < 2; ++half) {
+        for (int i = 0; i < 8; ++i) t[half][i] = r[8 * half + i].r[half];
+        transpose_eight(t[half]);
+        for (int i = 0; i < 8; ++i) r[8 * half + i].r[half] = t[half][i];
+    }
+    for (int half = 0; half < 2; ++half) {
+        for (int i = 0; i < 8; ++i) t[half][i] = r[8 * half + i].r[1 - half];
+        transpose_eight(t[half]);
+    }
+    for (int i = 0; i < 8; ++i) r[i].r[1] = t[1][i], r[8 + i].r[0] = t[0][i];
+}
 #else
 AV_OUTLINE void transpose(F16* r) {
     float a[16][16], b[16][16];
@@ -316,18 +396,38 @@ AV_OUTLINE void transpose(F16* r) {
 #endif
 
 #if AV_ISA >= 512
-// The sums of twelve vectors, as the first twelve lanes of one.
+// The sums of twelve vectors, as the first twelve lanes of one. Pairs are folded into each other: a blend and a shuffle where two
+// shuffles would do the same, because shuffles have half the units.
 AV_INLINE F16 sums_of_twelve(const F16* v) {
-    __m512 q[3];
-    for (int i = 0; i < 3; ++i) {
-        const __m512 a = v[4 * i].v, b = v[4 * i + 1].v, c = v[4 * i + 2].v, d = v[4 * i + 3].v;
-        const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-        const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-        q[i] = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    __m512 half[6], quarter[3];
+    for (int i = 0; i < 6; ++i) {  // [first | second], eight partial sums each
+        const __m512 a = v[2 * i].v, b = v[2 * i + 1].v;
+        half[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
     }
-    const __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4(q[0], q[1], 0x44), _mm512_shuffle_f32x4(q[0], q[1], 0xee));
-    const __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(q[2], q[2], 0x44), _mm512_shuffle_f32x4(q[2], q[2], 0xee));
-    return _mm512_maskz_add_ps(0x0fff, _mm512_shuffle_f32x4(p, r, 0x88), _mm512_shuffle_f32x4(p, r, 0xdd));
+    for (int i = 0; i < 3; ++i)  // lane j of 128 bits: four partial sums of vector 4i + j
+        quarter[i] = _mm512_add_ps(_mm512_shuffle_f32x4(half[2 * i], half[2 * i + 1], 0x88),
+                                   _mm512_shuffle_f32x4(half[2 * i], half[2 * i + 1], 0xdd));
+    const __m512 a = _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, quarter[0], quarter[1]),
+                                   _mm512_shuffle_ps(quarter[0], quarter[1], 0x4e));
+    const __m512 b = _mm512_add_ps(quarter[2], _mm512_shuffle_ps(quarter[2], quarter[2], 0x4e));
+    const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 3, 3, 3);
+    return _mm512_maskz_permutexvar_ps(0x0fff, order, sums);
+}
+#elif AV_ISA >= 256
+AV_INLINE F16 sums_of_twelve(const F16* v) {
+    __m256 eight[12];
+    for (int i = 0; i < 12; ++i) eight[i] = (__m256)(v[i].r[0] + v[i].r[1]);
+    __m128 four[3];
+    for (int i = 0; i < 3; ++i) {
+        const __m256 ab = _mm256_hadd_ps(eight[4 * i], eight[4 * i + 1]), cd = _mm256_hadd_ps(eight[4 * i + 2], eight[4 * i + 3]);
+        const __m256 t = _mm256_hadd_ps(ab, cd);
+        four[i] = _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1));
+    }
+    F16 out;
+    out.r[0] = (NativeF)_mm256_set_m128(four[1], four[0]);
+    out.r[1] = (NativeF)_mm256_set_m128(_mm_setzero_ps(), four[2]);
+    return out;
 }
 #else
 AV_INLINE F16 sums_of_twelve(const F16* v) {
@@ -340,7 +440,16 @@ AV_INLINE F16 sums_of_twelve(const F16* v) {
 #if AV_ISA >= 512
 AV_INLINE __m512 pick2(F16 a, __m512i index, F16 b) { return _mm512_permutex2var_ps(a.v, index, b.v); }
 
-// Sixteen rows of three or four floats, whole.
+// Sixteen rows of two, three or four floats, whole.
+AV_INLINE void load_two(const float* p, F16* out) {
+    const F16 a = load(p), b = load(p + 16);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    out[0] = pick2(a, even, b), out[1] = pick2(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
+}
+AV_INLINE void store_two(float* p, const F16* in) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    store(p, pick2(in[0], low, in[1])), store(p + 16, pick2(in[0], _mm512_add_epi32(low, _mm512_set1_epi32(8)), in[1]));
+}
 AV_INLINE void load_three(const float* p, F16* out) {
     const F16 a = load(p), b = load(p + 16), c = load(p + 32);
     const __m512i step = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45);
@@ -379,6 +488,124 @@ AV_INLINE void store_four(float* p, const F16* in) {
     store(p, pick2(a, index, b)), store(p + 16, pick2(a, next, b));
     store(p + 32, pick2(c, index, d)), store(p + 48, pick2(c, next, d));
 }
+#elif AV_ISA >= 256
+// Sixteen rows of three or four floats, whole: eight rows are a transposition within lanes of 128 bits. Rows of three are moved as
+// four, the last excepted.
+AV_INLINE void transpose_lanes(__m256* r) {
+    const __m256 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+    const __m256 c = _mm256_unpacklo_ps(r[2], r[3]), d = _mm256_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm256_shuffle_ps(a, c, 0x44), r[1] = _mm256_shuffle_ps(a, c, 0xee);
+    r[2] = _mm256_shuffle_ps(b, d, 0x44), r[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+template <int S>
+AV_INLINE void load_narrow(const float* p, F16* out) {
+    const __m128i three = _mm_setr_epi32(-1, -1, -1, 0);
+    for (int half = 0; half < 2; ++half) {
+        __m256 r[4];
+        for (int i = 0; i < 4; ++i) {
+            const float *low = p + (8 * half + i) * S, *high = low + 4 * S;
+            const bool last = S == 3 && half == 1 && i == 3;
+            r[i] = _mm256_set_m128(last ? _mm_maskload_ps(high, three) : _mm_loadu_ps(high), _mm_loadu_ps(low));
+        }
+        transpose_lanes(r);
+        for (int s = 0; s < S; ++s) out[s].r[half] = (NativeF)r[s];
+    }
+}
+template <int S>
+AV_INLINE void store_narrow(float* p, const F16* in) {
+    const __m128i three = _mm_setr_epi32(-1, -1, -1, 0);
+    for (int half = 0; half < 2; ++half) {  // in the order of the rows: each repairs what the one before wrote too much
+        __m256 r[4];
+        for (int s = 0; s < 4; ++s) r[s] = (__m256)in[s < S ? s : 0].r[half];
+        transpose_lanes(r);
+        for (int i = 0; i < 4; ++i) _mm_storeu_ps(p + (8 * half + i) * S, _mm256_castps256_ps128(r[i]));
+        for (int i = 0; i < 4; ++i) {
+            const __m128 high = _mm256_extractf128_ps(r[i], 1);
+            if (S == 3 && half == 1 && i == 3)
+                _mm_maskstore_ps(p + 15 * S, three, high);
+            else
+                _mm_storeu_ps(p + (8 * half + 4 + i) * S, high);
+        }
+    }
+}
+#endif
+
+#if AV_ISA >= 512
+#define AV_NATIVE 16
+typedef float NativeF __attribute__((vector_size(64)));
+typedef int32_t NativeI __attribute__((vector_size(64)));
+#endif
+#if AV_ISA >= 256
+// One register of the machine, for what is laid out in memory order.
+AV_INLINE NativeF load_native(const float* p) {
+    NativeF v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+AV_INLINE NativeI load_native(const int32_t* p) {
+    NativeI v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+#if AV_ISA >= 512
+AV_INLINE NativeF permute(NativeF v, NativeI from) { return (NativeF)_mm512_permutexvar_ps((__m512i)from, (__m512)v); }
+AV_INLINE void store_past_cache(float* p, NativeF v) { _mm512_stream_ps(p, (__m512)v); }  // aligned; needs a fence in the end
+AV_INLINE NativeF repeat_four(const float* p) { return (NativeF)_mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+#else
+AV_INLINE NativeF permute(NativeF v, NativeI from) { return (NativeF)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from); }
+AV_INLINE void store_past_cache(float* p, NativeF v) { _mm256_stream_ps(p, (__m256)v); }
+AV_INLINE NativeF repeat_four(const float* p) { return (NativeF)_mm256_broadcast_ps((const __m128*)p); }
+#endif
+AV_INLINE void fence() { _mm_sfence(); }
+#else
+AV_INLINE void fence() {}
+#endif
+
+#if AV_ISA >= 256
+// Four pieces of four floats, `stride` apart, and back.
+AV_INLINE F16 load_square(const float* p, int64_t stride) {
+    const __m128 a = _mm_loadu_ps(p), b = _mm_loadu_ps(p + stride), c = _mm_loadu_ps(p + 2 * stride), d = _mm_loadu_ps(p + 3 * stride);
+#if AV_ISA >= 512
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_set_m128(b, a)), _mm256_set_m128(d, c), 1);
+#else
+    F16 out;
+    out.r[0] = (NativeF)_mm256_set_m128(b, a), out.r[1] = (NativeF)_mm256_set_m128(d, c);
+    return out;
+#endif
+}
+AV_INLINE void store_square(float* p, int64_t stride, F16 a) {
+#if AV_ISA >= 512
+    const __m256 low = _mm512_castps512_ps256(a.v), high = _mm512_extractf32x8_ps(a.v, 1);
+#else
+    const __m256 low = (__m256)a.r[0], high = (__m256)a.r[1];
+#endif
+    _mm_storeu_ps(p, _mm256_castps256_ps128(low)), _mm_storeu_ps(p + stride, _mm256_extractf128_ps(low, 1));
+    _mm_storeu_ps(p + 2 * stride, _mm256_castps256_ps128(high)), _mm_storeu_ps(p + 3 * stride, _mm256_extractf128_ps(high, 1));
+}
+// In each group of four lanes: two of a's, then two of b's.
+template <int a0, int a1, int b0, int b1>
+AV_INLINE F16 mix(F16 a, F16 b) {
+#if AV_ISA >= 512
+    return _mm512_shuffle_ps(a.v, b.v, a0 | a1 << 2 | b0 << 4 | b1 << 6);
+#else
+    F16 out;
+    for (int i = 0; i < 2; ++i) out.r[i] = (NativeF)_mm256_shuffle_ps((__m256)a.r[i], (__m256)b.r[i], a0 | a1 << 2 | b0 << 4 | b1 << 6);
+    return out;
+#endif
+}
+// Four rows of four pixels of three floats.
+AV_INLINE void load_pixels(const float* p, int64_t stride, F16* rgb) {
+    const F16 x = load_square(p, stride), y = load_square(p + 4, stride), z = load_square(p + 8, stride);  // rgbr gbrg brgb
+    rgb[0] = mix<0, 3, 0, 2>(x, mix<2, 2, 1, 1>(y, z));
+    rgb[1] = mix<0, 2, 0, 2>(mix<1, 1, 0, 0>(x, y), mix<3, 3, 2, 2>(y, z));
+    rgb[2] = mix<0, 2, 0, 3>(mix<2, 2, 1, 1>(x, y), z);
+}
+AV_INLINE void store_pixels(float* p, int64_t stride, const F16* rgb) {
+    const F16 r = rgb[0], g = rgb[1], b = rgb[2];
+    store_square(p, stride, mix<0, 2, 0, 2>(mix<0, 0, 0, 0>(r, g), mix<0, 0, 1, 1>(b, r)));
+    store_square(p + 4, stride, mix<0, 2, 0, 2>(mix<1, 1, 1, 1>(g, b), mix<2, 2, 2, 2>(r, g)));
+    store_square(p + 8, stride, mix<0, 2, 0, 2>(mix<2, 2, 3, 3>(b, r), mix<3, 3, 3, 3>(g, b)));
+}
 #endif
 
 // Rows of S floats for up to 16 items (n valid; the rest reads as row 0) become S vectors of one lane per item, and back.
@@ -394,10 +621,15 @@ AV_INLINE void load_rows(const float* p, int n, F16* out) {
     } else if (S == 1 && n == 16) {
         out[0] = load(p);
 #if AV_ISA >= 512
+    } else if (S == 2 && n == 16) {
+        load_two(p, out);
     } else if (S == 3 && n == 16) {
         load_three(p, out);
     } else if (S == 4 && n == 16) {
         load_four(p, out);
+#elif AV_ISA >= 256
+    } else if ((S == 3 || S == 4) && n == 16) {
+        load_narrow<S>(p, out);
 #endif
     } else if (S < 16 && S > 4) {
         F16 r[16];
@@ -423,10 +655,15 @@ AV_INLINE void store_rows(float* p, int n, const F16* in) {
     } else if (S == 1 && n == 16) {
         store(p, in[0]);
 #if AV_ISA >= 512
+    } else if (S == 2 && n == 16) {
+        store_two(p, in);
     } else if (S == 3 && n == 16) {
         store_three(p, in);
     } else if (S == 4 && n == 16) {
         store_four(p, in);
+#elif AV_ISA >= 256
+    } else if ((S == 3 || S == 4) && n == 16) {
+        store_narrow<S>(p, in);
 #endif
     } else if (S < 16 && S > 4) {
         F16 r[16];

@@ -93,9 +93,18 @@ AV_INLINE Saved saved_layout(const Size& s, void* base) {
     return w;
 }
 
+struct Keyed {
+    uint32_t key, id;
+};
+
+struct Slots {  // what a Gaussian in the sorted order brings
+    uint32_t first, count;
+};
+
 struct ForwardScratch {
-    uint32_t* keys[2];      // [C, N] each
-    uint32_t* ids[2];       // [C, N]
+    uint32_t* keys;         // [C, N] bits of the depth, all ones: nothing to draw
+    Keyed* order[2];        // [C, N] each
+    Slots* spans;           // [C, N] in the sorted order
     int32_t* visible;       // [C]
     uint32_t* slot_tile;    // [capacity]
     uint16_t* slot_blocks;  // [capacity]
@@ -107,8 +116,9 @@ struct ForwardScratch {
 AV_INLINE ForwardScratch forward_layout(const Size& s, void* base) {
     Arena arena = {(char*)base, 0};
     ForwardScratch w;
-    for (int i = 0; i < 2; ++i) w.keys[i] = arena.take<uint32_t>(s.C * s.N);
-    for (int i = 0; i < 2; ++i) w.ids[i] = arena.take<uint32_t>(s.C * s.N);
+    w.keys = arena.take<uint32_t>(s.C * s.N);
+    for (int i = 0; i < 2; ++i) w.order[i] = arena.take<Keyed>(s.C * s.N);
+    w.spans = arena.take<Slots>(s.C * s.N);
     w.visible = arena.take<int32_t>(s.C);
     w.histogram = arena.take<uint32_t>(s.C * s.parts * s.tiles);
     w.slot_tile = arena.take<uint32_t>(s.capacity);

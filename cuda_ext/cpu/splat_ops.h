@@ -75,7 +75,8 @@ static int32_t splat_forward(const AvSplatForward* args) {
     parallel_for(threads, size.C * size.blocks, [&](int64_t task, int) {
         const int64_t c = task / size.blocks;
         saved.block_first[task] = project_block(scene, scene_camera(scene, c), size, task % size.blocks,
-                                                saved.records + c * size.N, args->radii ? args->radii + 2 * c * size.N : nullptr);
+                                                saved.records + c * size.N, scratch.keys + c * size.N,
+                                                args->radii ? args->radii + 2 * c * size.N : nullptr);
     });
     if (!reserve_slots(size, saved.block_first, args->counters)) return AV_OVERFLOW;
     const Pixels images = {scene.backgrounds, args->color, args->alpha, args->depth, nullptr, nullptr, nullptr};
@@ -95,29 +96,33 @@ static void composite_backward(const Size& size, const Saved& saved, const Pixel
 // Sums the slots of sixteen Gaussians of one camera and turns moments into gradients of the projection. Returns the visible lanes.
 AV_INLINE M16 gather_slots(const Size& size, const Saved& saved, const Slot* slots, int64_t c, int64_t n, int count,
                            LanesGradient& g) {
-    F16 rows[16];
-    alignas(64) float conic[3][16];
-    uint32_t visible = 0;
+    F16 fields[16], rows[16];
     const int64_t base = saved.block_first[c * size.blocks + n / BLOCK];
+    const Record* records = saved.records + c * size.N + n;
+    const F16 zero = F16(0.0f);
+    uint32_t visible = 0;
     for (int l = 0; l < 16; ++l) {
-        const Record& r = saved.records[c * size.N + n + (l < count ? l : 0)];
-        F16 total = F16(0.0f);
-        if (l < count) {
-            const Slot* slot = slots + base + r.first;
-            for (uint32_t i = 0; i < r.count; ++i) total += load((const float*)(slot + i));
-            visible |= (uint32_t)(r.count > 0) << l;
-        }
+        const Record& r = records[l < count ? l : 0];
+        fields[l] = load((const float*)&r);
+        const uint32_t slots_used = l < count ? r.count : 0;
+        const float* slot = (const float*)(slots + base + r.first);
+        F16 total = zero;
+        for (uint32_t i = 0; i < slots_used; ++i) total += load(slot + 16 * i);
         rows[l] = total;
-        conic[0][l] = r.a, conic[1][l] = r.b, conic[2][l] = r.c;
+        visible |= (uint32_t)(slots_used > 0) << l;
     }
     transpose(rows);
-    const F16 a = load(conic[0]) * F16(-1.0f / kHalfLog2e), b = load(conic[1]) * F16(-0.5f / kHalfLog2e);
-    const F16 c_ = load(conic[2]) * F16(-1.0f / kHalfLog2e), half = F16(-0.5f);
+    transpose(fields);
+    const F16 a = fields[2] * F16(-1.0f / kHalfLog2e), b = fields[3] * F16(-0.5f / kHalfLog2e);
+    const F16 c_ = fields[4] * F16(-1.0f / kHalfLog2e), half = F16(-0.5f);
     g.log_opacity = rows[0];
     g.u = a * rows[1] + b * rows[2];
     g.v = b * rows[1] + c_ * rows[2];
     g.a = half * rows[3], g.b = -rows[4], g.c = half * rows[5];
-    for (int i = 0; i < 3; ++i) g.color[i] = rows[6 + i];
+    for (int i = 0; i < 3; ++i) {
+        g.color[i] = rows[6 + i];
+        g.color_free[i] = fields[6 + i] > zero;
+    }
     g.z = rows[9];
     g.weight = rows[10];
     return mask_from_bits(visible);
@@ -152,23 +157,26 @@ static int32_t splat_backward(const AvSplatBackward* args) {
     const Pixels images = {scene.backgrounds, const_cast<float*>(args->color), const_cast<float*>(args->alpha),
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
     composite_backward(size, saved, images, args->launch.threads, slots);
+    const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
     const bool statistics = args->grad_norm || args->count || args->max_radius || args->contributions;
     parallel_for(args->launch.threads, size.blocks, [&](int64_t block, int) {
         const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
         for (int64_t n = block * BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
             const Params params = load_params(scene, n, count);
-            ParamsGradient total;
-            clear(total, 3 * scene.sh_bases);
+            ParamsGradient total = no_gradient();
+            bool unseen = true;
             for (int64_t c = 0; c < size.C; ++c) {
                 LanesGradient g;
                 const M16 visible = gather_slots(size, saved, slots, c, n, count, g);
                 if (statistics) add_statistics(size, saved, g, *args, c, n, count);
-                if (bits(visible)) lanes_backward(scene, scene_camera(scene, c), params, n, count, visible, g, total);
+                if (!bits(visible)) continue;
+                lanes_backward(scene, scene_camera(scene, c), params, n, count, visible, g, out, unseen, total);
+                unseen = false;
             }
-            store_gradient(scene, params, total, n, count, args->v_means, args->v_quats, args->v_scales, args->v_opacities,
-                           args->v_sh);
+            store_gradient(scene, params, total, n, count, unseen, out);
         }
+        if (out.past_cache) fence();
     });
     return AV_OK;
 }
@@ -213,20 +221,21 @@ static int32_t project_forward(const AvProject* args) {
 static int32_t project_backward(const AvProjectBackward* args) {
     const AvScene& scene = args->scene;
     const AvProjected& v = args->v_out;
+    const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
     const Size size = make_size(scene.N, scene.C, scene.width, scene.height, 0);
     parallel_for(args->launch.threads, size.blocks, [&](int64_t block, int) {
         const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
         for (int64_t n = block * BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
             const Params params = load_params(scene, n, count);
-            ParamsGradient total;
-            clear(total, 3 * scene.sh_bases);
+            ParamsGradient total = no_gradient();
+            bool unseen = true;
             for (int64_t c = 0; c < size.C; ++c) {
                 const int64_t at = c * size.N + n;
                 uint32_t visible = 0;
                 for (int l = 0; l < count; ++l) visible |= (uint32_t)(args->out.radii[2 * (at + l)] > 0) << l;
                 if (!visible) continue;
-                F16 uv[2], conic[3], v_opacity, opacity;
+                F16 uv[2], conic[3], color[3], v_opacity, opacity;
                 LanesGradient g;
                 load_rows<2>(v.means2d + 2 * at, count, uv);
                 load_rows<3>(v.conics + 3 * at, count, conic);
@@ -234,42 +243,47 @@ static int32_t project_backward(const AvProjectBackward* args) {
                 load_rows<1>(v.depths + at, count, &g.z);
                 load_rows<1>(v.opacities + at, count, &v_opacity);
                 load_rows<1>(args->out.opacities + at, count, &opacity);
+                load_rows<3>(args->out.colors + 3 * at, count, color);
+                for (int i = 0; i < 3; ++i) g.color_free[i] = color[i] > F16(0.0f);
                 g.u = uv[0], g.v = uv[1], g.a = conic[0], g.b = conic[1], g.c = conic[2];
                 g.log_opacity = v_opacity * opacity;
-                lanes_backward(scene, scene_camera(scene, c), params, n, count, mask_from_bits(visible), g, total);
+                lanes_backward(scene, scene_camera(scene, c), params, n, count, mask_from_bits(visible), g, out, unseen, total);
+                unseen = false;
             }
-            store_gradient(scene, params, total, n, count, args->v_means, args->v_quats, args->v_scales, args->v_opacities,
-                           args->v_sh);
+            store_gradient(scene, params, total, n, count, unseen, out);
         }
+        if (out.past_cache) fence();
     });
     return AV_OK;
 }
 
 // Records of Gaussians that somebody else projected.
-static int64_t pack_block(const AvProjected& in, const Size& size, int64_t c, int64_t block, Record* records) {
+static int64_t pack_block(const AvProjected& in, const Size& size, int64_t c, int64_t block, Record* records, uint32_t* keys) {
     int64_t slots = 0;
     const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
-    for (int64_t n = block * BLOCK; n < end; ++n) {
-        Record r;
-        memset(&r, 0, sizeof r);
+    const F16 zero = F16(0.0f), far = F16(AV_COORD_MAX), bright = F16(AV_COLOR_MAX);
+    for (int64_t n = block * BLOCK; n < end; n += 16) {
+        const int count = end - n < 16 ? (int)(end - n) : 16;
         const int64_t at = c * size.N + n;
-        const float *uv = in.means2d + 2 * at, *conic = in.conics + 3 * at, *color = in.colors + 3 * at;
-        const float det = conic[0] * conic[2] - conic[1] * conic[1], opacity = in.opacities[at], z = in.depths[at];
-        const bool sound = finite_(uv[0] + uv[1]) && fabsf(color[0]) < AV_COLOR_MAX &&
-                           fabsf(color[1]) < AV_COLOR_MAX && fabsf(color[2]) < AV_COLOR_MAX && finite_(z) && finite_(opacity) &&
-                           fabsf(uv[0]) < AV_COORD_MAX && fabsf(uv[1]) < AV_COORD_MAX && det > 0.0f && finite_(det) &&
-                           conic[0] > 0.0f && conic[2] > 0.0f && opacity >= AV_ALPHA_MIN && z > 0.0f;
-        if (in.radii[2 * at] > 0 && sound) {
-            r.u = uv[0], r.v = uv[1], r.z = z;
-            r.a = -kHalfLog2e * conic[0], r.b = -2.0f * kHalfLog2e * conic[1], r.c = -kHalfLog2e * conic[2];
-            r.r = color[0], r.g = color[1], r.blue = color[2];
-            r.log2_opacity = log2f(opacity);
-            r.extent2 = extent_squared(r.log2_opacity);
-            set_tiles(r, size, sqrtf(r.extent2 * conic[2] / det), sqrtf(r.extent2 * conic[0] / det));
-        }
-        r.first = (uint32_t)slots;
-        slots += slots_wanted(r);
-        records[at] = r;
+        F16 uv[2], conic[3], color[3], z, opacity;
+        load_rows<2>(in.means2d + 2 * at, count, uv);
+        load_rows<3>(in.conics + 3 * at, count, conic);
+        load_rows<3>(in.colors + 3 * at, count, color);
+        load_rows<1>(in.depths + at, count, &z);
+        load_rows<1>(in.opacities + at, count, &opacity);
+        uint32_t drawn = 0;
+        for (int l = 0; l < count; ++l) drawn |= (uint32_t)(in.radii[2 * (at + l)] > 0) << l;
+        const F16 det = conic[0] * conic[2] - conic[1] * conic[1];
+        const M16 on = mask_from_bits(drawn) & (abs_(uv[0]) < far) & (abs_(uv[1]) < far) & (abs_(color[0]) < bright) &
+                       (abs_(color[1]) < bright) & (abs_(color[2]) < bright) & finite_(z) & (z > zero) & finite_(det) & (det > zero) &
+                       (conic[0] > zero) & (conic[2] > zero) & finite_(opacity) & (opacity >= F16(AV_ALPHA_MIN));
+        const F16 log2_opacity = log2_(select(on, opacity, F16(1.0f))), extent2 = extent_squared(log2_opacity);
+        const F16 fields[11] = {uv[0], uv[1], F16(-kHalfLog2e) * conic[0], F16(-2.0f * kHalfLog2e) * conic[1],
+                                F16(-kHalfLog2e) * conic[2], log2_opacity, color[0], color[1], color[2], z, extent2};
+        F16 rows[16];
+        for (int i = 0; i < 11; ++i) rows[i] = keep(on, fields[i]);
+        const Tiles tiles = touched_tiles(size, on, uv[0], uv[1], sqrt_(extent2 * conic[2] / det), sqrt_(extent2 * conic[0] / det));
+        slots = store_records(rows, tiles, count, slots, records + at, keys + at);
     }
     return slots;
 }
@@ -280,7 +294,7 @@ static int32_t rasterize_forward(const AvRasterize* args) {
     const ForwardScratch scratch = forward_layout(size, args->scratch);
     const int threads = args->launch.threads;
     parallel_for(threads, size.C * size.blocks, [&](int64_t task, int) {
-        saved.block_first[task] = pack_block(args->in, size, task / size.blocks, task % size.blocks, saved.records);
+        saved.block_first[task] = pack_block(args->in, size, task / size.blocks, task % size.blocks, saved.records, scratch.keys);
     });
     if (!reserve_slots(size, saved.block_first, args->counters)) return AV_OVERFLOW;
     const Pixels images = {args->backgrounds, args->color, args->alpha, args->depth, nullptr, nullptr, nullptr};
