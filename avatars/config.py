@@ -12,6 +12,8 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +51,18 @@ def from_dict(schema: type[C], values: dict[str, Any], where: str = "configurati
         return schema(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def check_numbers(config: Any, positive: Collection[str] = (), most: Mapping[str, float] | None = None) -> None:
+    """ValueError unless every number in the dataclass `config` is finite and not negative, those named `positive` more than zero, and none above `most`."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        top = (most or {}).get(f.name, math.inf)
+        if not math.isfinite(value) or value < 0 or value > top or (value == 0 and f.name in positive):
+            low = "more than 0" if f.name in positive else "0 or more"
+            raise ValueError(f"{f.name} must be {low}{f' and at most {top}' if math.isfinite(top) else ''}, got {value}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -95,6 +95,8 @@ def _size(count: float) -> str:
 def claimed(folder: str | os.PathLike) -> Iterator[None]:
     """Work in `folder` (made when absent) as the only process that does; UserError when another one is at it. A kill gives it free."""
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a folder is to be written there. Choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield

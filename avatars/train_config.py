@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from avatars.config import check_numbers
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ class DeformSettings:
     """Learning rate of the map from codes to blending weights."""
     regulariser: float = 0.01
     """Weight of the penalty on the size of the blended corrections; keeps unseen expressions tame."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=("bases",))
+
+
+_SHARES = ("initial", "shell", "half_until", "mean_decay", "refine_from", "refine_until", "deform_start", "ssim_weight")
 
 
 @dataclass(frozen=True)
@@ -119,14 +127,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.minutes < math.inf or (self.minutes == 0 and self.steps <= 0):
             raise ValueError("minutes or steps must be positive")
-        for name, most in (("gaussians", 5_000_000), ("views", 1000), ("refine_every", 1_000_000)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must lie in 1 to {most}, got {getattr(self, name)}")
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{f.name} must be finite, got {value}")
+        check_numbers(
+            self, positive=("gaussians", "views", "refine_every", "initial", "mean_decay", "max_scale", "split_size"),
+            most={"gaussians": 5_000_000, "views": 1000} | dict.fromkeys(_SHARES, 1),
+        )  # fmt: skip
         if self.sh_degree not in (0, 1, 2, 3):
             raise ValueError(f"sh_degree must be 0, 1, 2 or 3, got {self.sh_degree}")
-        if not 0 < self.initial <= 1 or not 0 <= self.shell < 1:
-            raise ValueError(f"initial must lie in (0, 1] and shell in [0, 1), got {self.initial} and {self.shell}")
+        if self.shell == 1:
+            raise ValueError("shell must be less than 1: some Gaussians must lie on the mesh")

@@ -336,6 +336,14 @@ def test_a_finished_stage_whose_result_was_damaged_is_repeated(job: Job) -> None
     assert go(job, fakes) == []
 
 
+def test_two_demos_do_not_work_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from avatars.files import claimed
+
+    with claimed(tmp_path / "out"):
+        assert main(["demo", "--no-view", "--out", str(tmp_path / "out")]) == 2
+    assert f"Another process is working in {tmp_path / 'out'}" in capsys.readouterr().err
+
+
 def test_a_stage_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AvatarError, match="ended without writing"):
         run_stage(tmp_path, Stage("x", "key", (tmp_path / "nothing",), dict))
@@ -423,10 +431,10 @@ def test_track_and_view_and_bench_get_what_was_asked_for(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(capture.track.pipeline, "track", track)
     cameras = ["100000009", "100000004"]
-    out = tmp_path / "tracked"
+    out = tmp_path / "tracked take"
     assert main(["track", str(SAMPLE), "--cameras", *cameras, "--sequences", "EMO-1", "--motion.rounds", "1", "--out", str(out)]) == 0
     assert asked["track"] == (tuple(cameras), ("EMO-1",), out, None, 1)
-    assert f"next: avatars train {out}" in capsys.readouterr().out
+    assert f"next: avatars train '{out}'" in capsys.readouterr().out
 
     monkeypatch.setattr(viewer.app, "serve", lambda *a, **k: asked.update(view=(a, k["host"], k["port"], k["open_browser"])))
     assert main(["view", str(tmp_path), "--port", "81", "--no-browser"]) == 0

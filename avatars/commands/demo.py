@@ -10,6 +10,7 @@ from pathlib import Path
 from avatars.commands import Console, Device, choose_device
 from avatars.commands.pipeline import Job, Workshop, run_job
 from avatars.errors import UserError
+from avatars.files import claimed
 
 EXAMPLES = (
     ("the sample capture, ending in the browser", "avatars demo"),
@@ -56,7 +57,8 @@ class Demo:
         from avatars.commands.work import workshop
 
         job = self.job()
-        run_pipeline(job, workshop(console, choose_device(self.device)), console)
+        with claimed(job.out):
+            run_pipeline(job, workshop(console, choose_device(self.device)), console)
         if self.no_view:
             return
         from viewer.app import serve

@@ -47,6 +47,7 @@ class Eval:
         from avatars.avatar import load_avatar
         from avatars.commands.work import default_out, headline
         from avatars.evaluate import EvalConfig, evaluate
+        from avatars.files import claimed
         from avatars.report import write_report
         from avatars.sequence import load_tracked
 
@@ -57,8 +58,9 @@ class Eval:
             raise UserError(f"{self.avatar}: the tracked sequence that it was trained from is not known{where}. Give --tracked TRACKED.")
         out = self.out or default_out(self.avatar, "")
         config = EvalConfig(self.novel_views, self.reenactments, self.lpips_weights)
-        evaluation = evaluate(avatar, load_tracked(folder), config, progress=console.progress)
-        page = write_report(evaluation, out, self.avatar / "events.jsonl")
+        with claimed(out):  # before the work: a place that cannot be written is told now
+            evaluation = evaluate(avatar, load_tracked(folder), config, progress=console.progress)
+            page = write_report(evaluation, out, self.avatar / "events.jsonl")
         if not any(evaluation.report.get(k) for k in ("novel_view", "self_reenactment")):
             console.say("Nothing was held out when this avatar was trained, so only its speed and size could be measured.")
         for name, value in headline(evaluation.report).items():

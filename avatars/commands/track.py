@@ -1,6 +1,7 @@
 """`avatars track`: fit the head model to every frame of a capture."""
 
 # No `from __future__ import annotations` here: the type of `settings` is known only inside command().
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,6 @@ def command() -> type:
                 tracked = track(opened, out, head, self.settings, progress=console.progress)
             figures = ", ".join(f"{k} {v:.2f}" for k, v in tracked.quality.items() if isinstance(v, float))
             console.say(f"{out}  {tracked.frame_count} frames, {len(tracked.cameras)} cameras{f', {figures}' if figures else ''}")
-            console.say(f"next: avatars train {out}")
+            console.say(f"next: avatars train {shlex.quote(str(out))}")
 
     return Track

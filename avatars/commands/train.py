@@ -1,6 +1,7 @@
 """`avatars train`: learn a Gaussian avatar from a tracked capture."""
 
 # No `from __future__ import annotations` here: the type of `settings` is known only inside command().
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -50,6 +51,6 @@ def command() -> type:
             with claimed(out):
                 event = show_training(train(tracked, self.settings, out, device), console)
             console.say(f"{out}  {event.gaussians} Gaussians, {event.step} steps, {event.psnr:.2f} dB on training pictures")
-            console.say(f"next: avatars eval {out}")
+            console.say(f"next: avatars eval {shlex.quote(str(out))}")
 
     return Train

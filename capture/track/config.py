@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from avatars.config import check_numbers
+
+_NOISES = ("sigma_mm", "robust_mm", "pair_sigma_mm", "landmark_sigma_mm", "identity_sigma_mm", "identity_frames", "points", "iterations")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Priors:
     eyes_alike: float = 0.1
     """Difference between the left and the right eye's lids, and between their gazes."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=[f.name for f in fields(self)])
+
 
 @dataclass(frozen=True)
 class Smooth:
@@ -42,6 +49,9 @@ class Smooth:
     free_root: float = 0.006
     """The same two for a single camera, before which a person moves as a whole."""
     free_root_drift: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=[f.name for f in fields(self)])
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,9 @@ class LandmarkStage:
     identity_sigma_mm: float = 20.0
     """The landmarks' noise for the identity: an error of meaning is the same in all frames."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=_NOISES, most={"passes": 4})
+
 
 @dataclass(frozen=True)
 class ShapeStage:
@@ -78,6 +91,9 @@ class ShapeStage:
     """Small steps that bring shoulders and neck onto the outlines of all cameras; 0 leaves them where the first rounds put them."""
     stiffness: float = 0.5
     """How much bending costs on the face; other skin is stiffer."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=_NOISES)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,9 @@ class MotionStage:
     evening: float = 0.02
     """Brightness and contrast that change over more than this fraction of the picture's height are taken out."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=_NOISES)
+
 
 @dataclass(frozen=True)
 class TrackConfig:
@@ -118,3 +137,6 @@ class TrackConfig:
     motion: MotionStage = field(default_factory=MotionStage)
     workers: int = 2
     """Threads that compare pictures."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=("workers",))

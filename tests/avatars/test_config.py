@@ -8,8 +8,10 @@ from typing import Literal
 
 import pytest
 
-from avatars.config import load_config, save_config, to_dict
+from avatars.config import check_numbers, load_config, save_config, to_dict
 from avatars.errors import ConfigError
+from avatars.train_config import TrainConfig
+from capture.track.config import TrackConfig
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,39 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, text: str, says: str
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent.toml does not exist"):
         load_config(Schema, tmp_path / "absent.toml")
+
+
+@dataclass(frozen=True)
+class Bounded:
+    share: float = 0.5
+    count: int = 3
+    flag: bool = False
+    name: str = "x"
+
+    def __post_init__(self) -> None:
+        check_numbers(self, positive=("count",), most={"share": 1})
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("share = -0.1", "share must be 0 or more and at most 1, got -0.1"), ("share = 1.5", "at most 1"), ("share = nan", "got nan"),
+    ("share = inf", "got inf"), ("count = 0", "count must be more than 0, got 0"),
+])  # fmt: skip
+def test_impossible_numbers_name_the_file_and_the_key(tmp_path: Path, text: str, says: str) -> None:
+    Bounded(0, 1), Bounded(1, 1)
+    (tmp_path / "c.toml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=f"c.toml: .*{says}"):
+        load_config(Bounded, tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("text", ["seed = -1", "cache_megabytes = -5", "half_until = 2.0", "views = 0", "[deform]\nbases = 0", "color_rate = -1.0"])
+def test_impossible_trainings(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=r"c\.toml.* must be "):
+        load_config(TrainConfig, tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("text", ["workers = 0", "[motion]\npoints = 0", "[motion]\nrounds = -1", "[landmarks]\npasses = 9", "[priors]\njaw = 0.0"])
+def test_impossible_trackings(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=r"c\.toml.* must be "):
+        load_config(TrackConfig, tmp_path / "c.toml")

@@ -101,6 +101,9 @@ def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
             raise AssertionError("entered")
     with pytest.raises(KeyError), claimed(tmp_path / "out"):
         raise KeyError
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file, and a folder is to be written there"), claimed(tmp_path / "file"):
+        raise AssertionError("nobody gets here")
     with claimed(tmp_path / "out"):  # given free by the failure
         pass
 
