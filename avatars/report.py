@@ -124,20 +124,31 @@ def heat(value: np.ndarray) -> np.ndarray:
 
 
 def _protocol_curve(records: list[dict[str, Any]]) -> str:
-    """Mean foreground PSNR per frame, one line per sequence; and the table of cameras."""
-    lines: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
-    for sequence in dict.fromkeys(r["sequence"] for r in records):
-        by_frame: dict[int, list[float]] = {}
-        for r in records:
-            if r["sequence"] == sequence and not math.isnan(r["psnr.foreground"]):
-                by_frame.setdefault(r["frame"], []).append(r["psnr.foreground"])
-        frames = sorted(by_frame)
-        lines[sequence] = (frames, [float(np.mean(by_frame[f])) for f in frames])
-    by_camera: dict[str, list[float]] = {}
+    """Foreground PSNR per frame, one line per sequence; and the table of cameras."""
+    levels = camera_levels(records)
+    lines = {s: frame_curve([r for r in records if r["sequence"] == s], levels) for s in dict.fromkeys(r["sequence"] for r in records)}
+    cells = "".join(f"<td>{html.escape(c)}<br><b>{_number(level, 1)}</b></td>" for c, level in sorted(levels.items()))
+    label = "dB over the foreground" + (", differences between cameras taken out" if len(levels) > 1 else "")
+    return _chart(lines, "frame", label) + f"<table class=cameras><tr>{cells}</tr></table>"
+
+
+def camera_levels(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Camera → mean foreground PSNR; NaN where no picture of it shows the person."""
+    levels: dict[str, list[float]] = {}
     for r in records:
-        by_camera.setdefault(r["camera"], []).append(r["psnr.foreground"])
-    cells = "".join(f"<td>{html.escape(c)}<br><b>{_number(float(np.nanmean(v)), 1)}</b></td>" for c, v in sorted(by_camera.items()))
-    return _chart(lines, "frame", "dB over the foreground") + f"<table class=cameras><tr>{cells}</tr></table>"
+        levels.setdefault(r["camera"], []).extend([] if math.isnan(r["psnr.foreground"]) else [r["psnr.foreground"]])
+    return {c: float(np.mean(values)) if values else math.nan for c, values in levels.items()}
+
+
+def frame_curve(records: list[dict[str, Any]], levels: Mapping[str, float]) -> tuple[list[float], list[float]]:
+    """Frames and their mean foreground PSNR as if every camera were equally hard: neighbouring frames are measured by different cameras."""
+    whole = float(np.nanmean(list(levels.values()))) if any(not math.isnan(v) for v in levels.values()) else math.nan
+    by_frame: dict[int, list[float]] = {}
+    for r in records:
+        if not math.isnan(r["psnr.foreground"]):
+            by_frame.setdefault(r["frame"], []).append(r["psnr.foreground"] - levels[r["camera"]] + whole)
+    frames = sorted(by_frame)
+    return [float(f) for f in frames], [float(np.mean(by_frame[f])) for f in frames]
 
 
 def _chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> str:
@@ -155,8 +166,7 @@ def _chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label
         return f"{left + (x - x0) / (x1 - x0) * (width - left - 8):.1f},{8 + (y1 - y) / (y1 - y0) * (height - bottom - 8):.1f}"
 
     parts = []
-    for i in range(4):
-        y = y0 + (y1 - y0) * (i + 0.5) / 4
+    for y in round_ticks(y0, y1):
         a, b = at(x0, y), at(x1, y)
         parts.append(f"<polyline class=grid points='{a} {b}'/><text x={left - 6} y={float(a.split(',')[1]) + 4:.0f} text-anchor=end>{_tick(y)}</text>")
     for i, (name, (px, py)) in enumerate(lines.items()):
@@ -170,6 +180,14 @@ def _chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label
     parts.append(f"<text x={width - 8} y={height - 6} text-anchor=end>{x_label} {_tick(x0)}–{_tick(x1)}</text>")
     parts.append(f"<text x={left} y={height - 6}>{y_label}</text>")
     return f"<svg viewBox='0 0 {width} {height}' role=img>{''.join(parts)}</svg>"
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Two to six round numbers (1, 2 or 5 times a power of ten apart) between `low` and `high`."""
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * k for k in (1, 2, 5, 10) if unit * k >= rough)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _tick(value: float) -> str:

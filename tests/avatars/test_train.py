@@ -22,7 +22,7 @@ from avatars.config import load_config, save_config
 from avatars.errors import AvatarError, ConfigError, UserError
 from avatars.evaluate import EvalConfig, evaluate
 from avatars.files import write_json
-from avatars.report import heat, write_report
+from avatars.report import camera_levels, frame_curve, heat, round_ticks, write_report
 from avatars.seal import seal
 from avatars.sequence import TrackedSequence
 from avatars.train import TrainConfig, split_of, train
@@ -346,6 +346,25 @@ def test_evaluation_and_report(trained: Path, tiny_tracked: TrackedSequence, tmp
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 6 and "<svg" in text and "http" not in text
     assert json.loads((tmp_path / "report.json").read_text())["gaussians"] == len(avatar.gaussians)
+
+
+@pytest.mark.parametrize(("low", "high"), [(24.1, 39.3), (13000, 23087), (0.001, 0.0042), (-3, 7), (27.76, 27.82), (0, 1)])
+def test_charts_have_round_ticks(low: float, high: float) -> None:
+    ticks = round_ticks(low, high)
+    assert 2 <= len(ticks) <= 6 and low <= ticks[0] and ticks[-1] <= high
+    step = ticks[1] - ticks[0]
+    assert round(step / 10 ** np.floor(np.log10(step) + 1e-9), 6) in (1, 2, 5)
+    assert all(abs(t / step - round(t / step)) < 1e-6 for t in ticks)
+
+
+def test_curves_show_time_and_not_which_camera_measured() -> None:
+    records = [{"camera": "ab"[t % 2], "frame": t, "psnr.foreground": 30.0 - 4 * (t % 2) + 0.1 * (t // 2)} for t in range(8)]
+    records.append({"camera": "c", "frame": 8, "psnr.foreground": float("nan")})
+    levels = camera_levels(records)
+    assert levels["a"] - levels["b"] == pytest.approx(4) and np.isnan(levels["c"])
+    frames, curve = frame_curve(records, levels)
+    assert frames == list(range(8)) and max(np.abs(np.diff(curve))) < 0.11 and np.mean(curve) == pytest.approx((levels["a"] + levels["b"]) / 2)
+    assert frame_curve(records[-1:], {"c": float("nan")}) == ([], [])
 
 
 def test_report_escapes_what_comes_from_outside(trained: Path, tiny_tracked: TrackedSequence, tmp_path: Path) -> None:
