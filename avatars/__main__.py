@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    for text in arguments:
+        if any("\udc80" <= c <= "\udcff" for c in text):  # bytes that are no UTF-8; neither JSON nor a terminal takes them
+            raise UserError(f"{ascii(text)}: this name is not valid UTF-8. Rename the file or folder.")
     name, rest = _split(arguments)
     if name is None:
         return _without_command(arguments)

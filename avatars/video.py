@@ -8,7 +8,7 @@ column or row. A file appears under its name only when it is complete.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -120,7 +120,8 @@ def open_video(
     if fps <= 0:
         raise ValueError(f"{path}: {fps} frames a second")
     samples, rate = read_audio(audio, audio_start) if audio is not None else (None, 0)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, _named(temporary):
+        temporary.touch()  # FFmpeg opens it only with the first picture
         writer = VideoWriter(temporary, fps, samples, rate, format or VideoFormat())
         try:
             yield writer
@@ -128,6 +129,19 @@ def open_video(
             writer.container.close()
             raise
         writer.close()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What the file system refuses FFmpeg, as an OSError that names the file."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
 
 
 def write_video(path: str | os.PathLike, frames: Iterable[Any], fps: float, audio: str | os.PathLike | None = None) -> int:

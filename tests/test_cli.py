@@ -117,6 +117,10 @@ def test_flags_may_stand_before_the_command(line: str, name: str | None, rest: l
         (["demo", "--capture", "nowhere"], "--capture nowhere does not exist"),
         (["demo", "--minutes", "-1"], "--minutes"),
         (["demo", "--minutes", "nan"], "--minutes"),
+        (["demo", "--port", "99999"], "--port 99999: give a number between 0 and 65535"),
+        (["demo", "--held-out-cameras", "7"], "The camera '7' is to be held out, but"),
+        (["demo", "--held-out-sequences", "X"], "The sequence 'X' is to be held out, but"),
+        (["check", "caf\udce9.mp4"], "not valid UTF-8. Rename"),
         (["drive", "nowhere", "--codes", "x.csv", "--start", "-3"], "--start -3: give a number between 0 and"),
         (["drive", "nowhere", "--codes", "x.csv", "--end", "nan"], "--end nan must come after"),
         (["render", "nowhere", "--out", "a.mp4", "--fps", "-5"], "--fps -5: give a number between 1 and 240"),
@@ -334,6 +338,15 @@ def test_a_finished_stage_whose_result_was_damaged_is_repeated(job: Job) -> None
     assert go(job, fakes) == ["track"], "it left the same as before, so nothing follows"
     damaged.clear()
     assert go(job, fakes) == []
+
+
+def test_the_demo_refuses_settings_before_the_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("gausians = 3\nworkers = 0\n")
+    for flag in ("--track-config", "--train-config", "--head"):
+        assert main(["demo", "--no-view", "--out", str(tmp_path / "out"), flag, str(wrong)]) == 2
+        captured = capsys.readouterr()
+        assert "wrong.toml" in captured.err and not captured.out and not (tmp_path / "out").exists()
 
 
 def test_two_demos_do_not_work_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

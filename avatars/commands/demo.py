@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatars.commands import Console, Device, choose_device
+from avatars.commands import Console, Device, check_number, choose_device
 from avatars.commands.pipeline import Job, Workshop, run_job
 from avatars.errors import UserError
 from avatars.files import claimed
@@ -54,11 +54,12 @@ class Demo:
 
     def run(self, console: Console) -> None:
         """Run all stages, then the viewer."""
-        from avatars.commands.work import workshop
+        from avatars.commands.work import rehearse, workshop
 
-        job = self.job()
+        job, device = self.job(), choose_device(self.device)
+        rehearse(job)
         with claimed(job.out):
-            run_pipeline(job, workshop(console, choose_device(self.device)), console)
+            run_pipeline(job, workshop(console, device), console)
         if self.no_view:
             return
         from viewer.app import serve
@@ -69,6 +70,8 @@ class Demo:
         """What is to be done; UserError for paths that cannot be meant."""
         if not 0 <= self.minutes < math.inf:
             raise UserError(f"--minutes {self.minutes}: give a positive number.")
+        if not self.no_view:
+            check_number("--port", self.port, 0, 65535)
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {self.out} is a file; give a folder.")
         for name, path in (("--head", self.head), ("--track-config", self.track_config), ("--train-config", self.train_config)):

@@ -35,6 +35,28 @@ def workshop(console: Console, device: torch.device) -> Workshop:
     )
 
 
+def rehearse(job: Job) -> None:
+    """UserError now for what a later stage would refuse after an hour: settings, another head, names that are held out."""
+    from avatars.head import load_head
+    from avatars.train_config import TrainConfig
+    from capture.formats import open_capture
+    from capture.track.config import TrackConfig
+
+    if job.track_config is not None:
+        load_config(TrackConfig, job.track_config)
+    config = load_config(TrainConfig, job.train_config) if job.train_config is not None else TrainConfig()
+    if job.head is not None:
+        load_head(job.head)
+    capture = open_capture(job.capture, job.format)
+    for kind, asked, configured, known in (
+        ("camera", job.held_out_cameras, config.held_out_cameras, capture.camera_names),
+        ("sequence", job.held_out_sequences, config.held_out_sequences, capture.sequences),
+    ):
+        for name in configured if asked is None else asked:
+            if name not in known:
+                raise UserError(f"The {kind} {name!r} is to be held out, but {job.capture} has only {', '.join(known)}.")
+
+
 def whole(job: Job, stage: str) -> bool:
     """Whether what the finished `stage` left can still be used: no file of it is damaged, and no picture was deleted to make room."""
     from avatars.avatar import load_avatar

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from avatars.errors import CaptureError
+from avatars.errors import AvatarError, CaptureError
+from avatars.files import read_json
 from avatars.types import Cameras
 from capture.truth import Truth
 
@@ -124,6 +125,9 @@ def open_capture(
     known = formats()
     if not path.exists():
         raise CaptureError(f"{path} does not exist. Give the capture's folder, or a video file.")
+    made = _kind_of_ours(path)
+    if made:
+        raise CaptureError(f"{path} is {made}. Give the capture itself: the folder or video that came from the cameras.")
     if format == "auto":
         reader = next((m for m in known.values() if m.recognise(path)), None)
         if reader is None:
@@ -134,6 +138,19 @@ def open_capture(
     else:
         raise CaptureError(f"unknown capture format {format!r}; known: {', '.join(known)}.")
     return select(reader.open_folder(path), cameras, sequences)
+
+
+def _kind_of_ours(path: Path) -> str:
+    """What of this program's own results lies at `path`, which holds pictures but is no capture; "" for none."""
+    if (path / "stages").is_dir() and (path / "check.json").is_file():
+        return "what `avatars demo` wrote"
+    manifest = path / "manifest.json"
+    try:
+        kind = read_json(manifest).get("kind", "") if manifest.is_file() else ""
+    except (AvatarError, AttributeError):
+        return ""
+    kinds = {"avatars.tracked_sequence": "a tracked sequence: go on with `avatars train`", "avatars.avatar": "an avatar: go on with `avatars view`"}
+    return kinds.get(kind, "")
 
 
 def select(capture: Capture, cameras: Sequence[str] | None = None, sequences: Sequence[str] | None = None) -> Capture:

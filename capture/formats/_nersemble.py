@@ -57,7 +57,10 @@ def calibrated_cameras(path: Path, calibration: dict[str, Any], names: Sequence[
         Ks = np.repeat(_matrix(path, "intrinsics", intrinsics, (3, 3))[None], len(names), 0)
     width, height = size
     if "image_size" in calibration:
-        calibrated = np.asarray(calibration["image_size"], float)
+        try:
+            calibrated = np.asarray(calibration["image_size"], float)
+        except (TypeError, ValueError):
+            calibrated = np.zeros(0)
         if calibrated.shape != (2,) or not (calibrated > 0).all():
             raise CaptureError(f'{path}: "image_size" must be [width, height], got {calibration["image_size"]}.')
         scale_x, scale_y = width / calibrated[0], height / calibrated[1]

@@ -9,7 +9,6 @@ camera sees both pictures, so neither calibration nor colour differences enter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from avatars.head import HeadModel
 from avatars.types import Cameras, HeadPose, Identity
 from capture.track.energies import rays
 from capture.track.warp import Flow, SeenMesh, even_out, sample, see_mesh, warp
+from capture.workers import crew
 
 Picture = Callable[[int, int], np.ndarray]
 """Greyscale uint8 [H, W] of (frame, camera)."""
@@ -89,7 +89,7 @@ def correspond(
             weights[t, c] = sample(trust, at) * seen[c].visible[ids] * at_rest[c].visible[ids]
         tick()
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with crew(workers) as pool:
         for done in [pool.submit(follow, t) for t in range(T)]:
             done.result()
     return Correspondences(vertex_ids, rays(torch.from_numpy(pixels), cameras), torch.from_numpy(weights))

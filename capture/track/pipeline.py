@@ -15,7 +15,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from capture.track.reference import frame_named
 from capture.track.refine import refine_motion, refine_shape
 from capture.track.sheet import write_sheet
 from capture.track.state import Fit, Footage
+from capture.workers import crew
 
 VERSION = "1"  # of everything here that changes the numbers
 
@@ -106,10 +106,10 @@ def read_footage(capture: Capture, store: FrameStore, folder: Path, config: Trac
     def find(segment: Segment, c: int) -> FaceLandmarks:
         name = capture.camera_names[c]
         key = content_hash(VERSION, str(config.landmarks.passes), store.image_path(segment.name, name, 0).with_name("done.json"))
-        pictures = (store.image(segment.name, name, t) for t in range(len(segment)))
+        pictures = (store.image(segment.name, name, t) for t in pool.while_wanted(range(len(segment))))
         return cached_landmarks(folder / segment.name / f"{name}.npz", key, lambda: detect_landmarks(pictures, config.landmarks.passes))
 
-    with ThreadPoolExecutor(min(2, config.workers)) as pool:
+    with crew(min(2, config.workers)) as pool:
         results = [(clip, pool.submit(find, *clip)) for clip in clips]
         for (segment, c), future in results:
             found = future.result()

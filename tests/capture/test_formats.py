@@ -114,6 +114,8 @@ def test_numbers_order_pictures(tmp_path: Path, studio: Callable[..., Path]) -> 
     ({"intrinsics": [[1, 0], [0, 1]]}, "intrinsics must be 3×3"),
     ({"intrinsics": {"220000": np.eye(3).tolist()}}, "no intrinsics for camera 220001"),
     ({"image_size": [80, 80]}, "another shape"),
+    ({"image_size": "big"}, r"must be \[width, height\], got big"),
+    ({"image_size": {"w": 3}}, r"must be \[width, height\]"),
     ({"units": "furlongs"}, "unknown \"units\""),
     ({"world_2_cam": {"999": np.eye(4).tolist()}}, "no camera in common"),
 ])  # fmt: skip
@@ -293,3 +295,19 @@ def test_the_sample_s_truth_lies_on_its_pictures() -> None:
         pixels = homogeneous[:, :3] @ capture.cameras.Ks[k].numpy().T
         x, y = (pixels[:, :2] / pixels[:, 2:]).astype(int).T
         assert len(alpha) == 32 and (alpha[20][y, x] > 100).mean() > 0.97
+
+
+def test_results_of_ours_are_no_captures(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "sheet.jpg"), np.zeros((8, 8, 3), np.uint8))
+    open_capture(tmp_path)  # a folder of pictures
+    for kind, says in (("tracked_sequence", "a tracked sequence: go on with `avatars train`"), ("avatar", "an avatar: go on with `avatars view`")):
+        (tmp_path / "manifest.json").write_text(f'{{"kind": "avatars.{kind}"}}')
+        with pytest.raises(CaptureError, match=f"is {says}. Give the capture itself"):
+            open_capture(tmp_path)
+    for other in ('{"kind": "someone else"}', "[]", "{"):
+        (tmp_path / "manifest.json").write_text(other)
+        assert open_capture(tmp_path).format == "images"
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "check.json").write_text("{}")
+    with pytest.raises(CaptureError, match="is what `avatars demo` wrote"):
+        open_capture(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import wave
 from pathlib import Path
 
@@ -10,7 +11,16 @@ import pytest
 import torch
 
 from avatars.errors import UserError
-from avatars.video import check_video_path, open_video, read_audio, rgb_to_yuv420, side_by_side, to_uint8, write_video
+from avatars.video import (
+    VideoWriter,
+    check_video_path,
+    open_video,
+    read_audio,
+    rgb_to_yuv420,
+    side_by_side,
+    to_uint8,
+    write_video,
+)
 
 av = pytest.importorskip("av")
 
@@ -53,6 +63,16 @@ def to_rgb(y: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     luma, cb, cr = (y - 16.0) / 219, (upsampled(u) - 128) / 224, (upsampled(v) - 128) / 224
     r, b = luma + 1.5748 * cr, luma + 1.8556 * cb
     return 255 * np.stack([r, (luma - 0.2126 * r - 0.0722 * b) / 0.7152, b], -1)
+
+
+def test_what_the_file_system_refuses_names_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise av.error.OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    with pytest.raises(OSError) as caught, open_video(tmp_path / "a.mp4", 25) as video:
+        video.write(None)
+    assert caught.value.filename == str(tmp_path / "a.mp4") and not list(tmp_path.iterdir())
 
 
 def test_the_conversion_has_no_colour_cast() -> None:
