@@ -114,6 +114,7 @@ def test_exports(toy_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         (["render", "AVATAR", "--camera", "z", "--out", "a.png"], "--camera z: the avatar knows a, b, c, d"),
         (["render", "AVATAR", "--sequence", "FIVE", "--out", "a.png"], "no sequence 'FIVE'; known: ONE, TWO"),
         (["render", "AVATAR", "--sequence", "ONE", "--frame", "4", "--out", "a.png"], "ONE has 4 frames"),
+        (["render", "AVATAR", "--frame", "2", "--out", "a.png"], "--frame 2 is a frame of which sequence? Give --sequence: ONE, TWO."),
         (["render", "AVATAR", "--expression", "jawOpne=1", "--out", "a.png"], "Did you mean jawOpen?"),
         (["render", "AVATAR", "--expression", "jawOpen", "--out", "a.png"], "write jawOpen=WEIGHT"),
         (["render", "AVATAR", "--expression", "jawOpen=9", "--out", "a.png"], "between 0 and 1"),
