@@ -26,13 +26,12 @@ def _define(
         with torch.no_grad():
             return [t.contiguous() for t in eager(*args)]
 
-    def backward(upstream: list[Tensor], *args) -> list[Tensor]:
-        values = list(args)
+    def backward(upstream: list[Tensor], wanted: list[int], *args) -> list[Tensor]:
+        values = [a.detach() if isinstance(a, Tensor) else a for a in args]
         leaves = []
-        for i in differentiable:
-            if values[i] is not None:
-                values[i] = values[i].detach().clone().requires_grad_()
-                leaves.append(values[i])
+        for i in wanted:
+            values[i] = values[i].clone().requires_grad_()
+            leaves.append(values[i])
         with torch.enable_grad():
             outputs = eager(*values)
             pairs = [(o, v) for o, v in zip(outputs, upstream, strict=True) if o.requires_grad]
@@ -44,11 +43,9 @@ def _define(
     torch.library.register_fake(f"avatars::{name}", lambda *args: list(fake(*args)))
     if not differentiable:
         return
-    torch.library.define(f"avatars::{name}_backward", f"(Tensor[] upstream, {schema}) -> Tensor[]")
+    torch.library.define(f"avatars::{name}_backward", f"(Tensor[] upstream, int[] wanted, {schema}) -> Tensor[]")
     torch.library.impl(f"avatars::{name}_backward", "CompositeExplicitAutograd", backward)
-    torch.library.register_fake(
-        f"avatars::{name}_backward", lambda upstream, *args: [torch.empty_like(args[i]) for i in differentiable if args[i] is not None]
-    )
+    torch.library.register_fake(f"avatars::{name}_backward", lambda upstream, wanted, *args: [torch.empty_like(args[i]) for i in wanted])
 
     def setup_context(ctx, inputs, output) -> None:
         ctx.shapes = [tuple(o.shape) for o in output]
@@ -59,8 +56,10 @@ def _define(
         tensors = iter(ctx.saved_tensors)
         args = [next(tensors) if other is None else other[0] for other in ctx.others]
         upstream = [args[0].new_zeros(s) if v is None else v for v, s in zip(v_outputs, ctx.shapes, strict=True)]
-        gradients = iter(getattr(torch.ops.avatars, f"{name}_backward")(upstream, *args))
-        return tuple(next(gradients) if i in differentiable and args[i] is not None else None for i in range(len(args)))
+        wanted = [i for i in differentiable if ctx.needs_input_grad[i]]
+        gradients = getattr(torch.ops.avatars, f"{name}_backward")(upstream, wanted, *args)
+        found = dict(zip(wanted, gradients, strict=True))
+        return tuple(found.get(i) for i in range(len(args)))
 
     torch.library.register_autograd(f"avatars::{name}", differentiate, setup_context=setup_context)
 
@@ -154,14 +153,14 @@ _define(
     "bool logit_opacities",
     _splat,
     _splat_fake,
-    (0, 1, 2, 3, 4, 7),
+    (0, 1, 2, 3, 4, 5, 6, 7),
 )
 _define(
     "project",
     f"{_SCENE}, int width, int height, float near, float eps2d, bool antialiased, int? sh_degree",
     _project,
     _project_fake,
-    (0, 1, 2, 3, 4),
+    (0, 1, 2, 3, 4, 5, 6),
 )
 _define(
     "rasterize",

@@ -94,8 +94,10 @@ def penalty(
     same_device(means, log_scales, logit_opacities, reach)
     weights = (position_weight, scale_weight, opacity_weight)
     if torch.compiler.is_compiling():
+        if reach.requires_grad:
+            raise ValueError("penalty: under torch.compile there is no gradient to reach: detach it")
         return torch.ops.avatars.penalty(means, log_scales, logit_opacities, reach, *weights, max_scale)[0]
     library = native.pick("av_penalty", means, log_scales, logit_opacities, reach) if N else None
-    if library is None:
+    if library is None or reach.requires_grad:
         return reference.penalty(means, log_scales, logit_opacities, reach, weights, max_scale)
     return native.penalty(library, means, log_scales, logit_opacities, reach, weights, max_scale)

@@ -61,14 +61,14 @@ def _check(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> int:
     crop = reference.SSIM_RADIUS if valid else 0
     if min(a.shape[1:3]) <= 2 * crop:
         raise ValueError(f"valid=True needs images larger than {2 * crop} pixels, got {tuple(a.shape)}")
-    if b.requires_grad and torch.compiler.is_compiling():
-        raise ValueError("ssim: under torch.compile the gradient goes to the first image only; exchange the images, or detach the second")
+    if torch.compiler.is_compiling() and (b.requires_grad or (weights is not None and weights.requires_grad)):
+        raise ValueError("ssim: under torch.compile the gradient goes to the first image only: detach the second and the weights")
     return crop
 
 
 def _l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> tuple[Tensor, Tensor]:
     crop = _check(a, b, weights, valid)
     library = native.pick("av_ssim_forward", *((a, b) if weights is None else (a, b, weights)))
-    if library is None or b.requires_grad:
+    if library is None or b.requires_grad or (weights is not None and weights.requires_grad):
         return reference.l1_and_ssim(a, b, weights, crop)
     return native.l1_and_ssim(library, a, b, weights, crop)

@@ -87,7 +87,7 @@ _GRID = HashGrid.build(levels=3, log2_size=8, base=4)
 
 # name → (the operator on tensors alone, its tensors, how many of them have gradients)
 OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
-    "project": (_project, _scene, 5),
+    "project": (_project, _scene, 7),
     "rasterize": (_rasterize, _projected, 5),
     "penalty": (lambda *t: [ops.penalty(*t, **_WEIGHTS)], lambda: [torch.randn(9, 3), torch.randn(9, 3), torch.randn(9), torch.ones(9)], 3),
     "ssim": (lambda a, b, w: [ops.ssim(a, b, weights=w)], _images, 1),
@@ -124,7 +124,8 @@ def test_each_operator_compiles(name):
         results.append([t.detach() for t in out] + [leaf.grad for leaf in leaves[:differentiable]])
     for eager, compiled in zip(*results, strict=True):
         assert eager.dtype == compiled.dtype and eager.shape == compiled.shape
-        assert torch.allclose(eager, compiled, rtol=1e-5, atol=1e-8)
+        # not the same bits: with gradients to cameras, the eager forward pass projects in torch and the compiled one natively
+        assert torch.allclose(eager, compiled, rtol=1e-4, atol=1e-5 * float(eager.double().abs().max()) if eager.numel() else 0)
 
 
 def _optimizers(factored: tuple[str, ...] = ()) -> ops.Adam:

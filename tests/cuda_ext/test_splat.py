@@ -204,6 +204,42 @@ def test_alpha_stays_in_its_range():
     assert 0 <= out.alpha.min() and out.alpha.max() <= 1 and out.depth.min() >= 0
 
 
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_gradients_to_the_cameras_match_the_reference(antialiased):
+    scene = cloud(120)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        s = scene.to(dtype)
+        leaves = [t.clone().requires_grad_() for t in s.tensors]
+        statistics = ops.SplatStatistics(*(torch.zeros(120, dtype=dtype) for _ in range(4)))
+        out = ops.splat(*leaves, WIDTH, HEIGHT, antialiased=antialiased, statistics=statistics)
+        upstream = torch.rand(out.color.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+        ((out.color * upstream).sum() + out.depth.sum()).backward()
+        projected = ops.project(*leaves, WIDTH, HEIGHT, antialiased=antialiased)
+        leaves += torch.autograd.grad(projected.means2d.sum() + projected.conics.sum(), leaves[5:])
+        results.append([out.color, statistics.grad_norm, statistics.contributions, *(t.grad for t in leaves[:7]), *leaves[7:]])
+    for a, b in zip(*results, strict=True):
+        assert relative(a, b) < 1e-4
+    still = ops.splat(*scene.tensors, WIDTH, HEIGHT, antialiased=antialiased)
+    assert (still.color - results[0][0]).abs().max() < 1e-5
+    with torch.no_grad():
+        moving = [t.clone().requires_grad_() for t in scene.tensors]
+        assert torch.equal(ops.splat(*moving, WIDTH, HEIGHT, antialiased=antialiased).color, still.color)
+
+
+def test_cameras_by_finite_differences():
+    scene = cloud(4, 4).to(torch.float64)
+    scene = replace(scene, scales=scene.scales.clamp_min(0.08), means=0.3 * scene.means)
+
+    def render(viewmats: Tensor, Ks: Tensor) -> Tensor:
+        out = ops.splat(*scene.tensors[:5], viewmats, Ks, 6, 4)
+        return torch.cat([out.color.flatten(), out.alpha.flatten(), out.depth.flatten()])
+
+    Ks = scene.Ks * torch.tensor([[0.1], [0.1], [1.0]]).double()
+    leaves = [scene.viewmats.clone().requires_grad_(), Ks.requires_grad_()]
+    assert torch.autograd.gradcheck(render, leaves, eps=1e-7, atol=1e-4, rtol=1e-3, fast_mode=True)
+
+
 def test_reference_gradients_by_finite_differences():
     scene = cloud(3, 4).to(torch.float64)
     scene = replace(scene, viewmats=scene.viewmats[:1], Ks=scene.Ks[:1] * torch.tensor([[0.1], [0.1], [1.0]]).double())
