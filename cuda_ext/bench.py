@@ -109,6 +109,11 @@ def gate() -> dict[str, float | bool]:
     ops.l1_ssim(y, b.double()).sum().backward()
     assert x.grad is not None and y.grad is not None
     figures["v_l1_ssim"] = relative(x.grad, y.grad)
+    rig, pose = head_rig(500), [torch.rand(1, *shape) for shape in ((52,), (5, 3), (3,), (3,))]
+    ends = [[t.detach().to(dtype).clone().requires_grad_() for t in pose] for dtype in (torch.float32, torch.float64)]
+    for leaves in ends:
+        ops.skin(rig, *leaves).square().sum().backward()
+    figures["v_skin"] = max(relative(p.grad, q.grad) for p, q in zip(*ends, strict=True) if p.grad is not None and q.grad is not None)
     before, same = torch.get_num_threads(), True
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
@@ -226,6 +231,41 @@ def mesh_row(cameras: int, size: int, threads: int, seconds: float) -> Row:
     )  # fmt: skip
 
 
+def head_rig(V: int = 7500, E: int = 52, J: int = 5) -> ops.Rig:
+    """A head's numbers, if not its looks: each expression moves a seventh of the vertices, in runs."""
+    g = torch.Generator().manual_seed(0)
+    moves = torch.rand(E, V // 50, generator=g).repeat_interleave(50, 1)[..., None] > 6 / 7
+    weights = torch.softmax(4 * torch.randn(V, J + 1, generator=g), 1)
+    turns = 0.2 * torch.randn(E, J, 3, generator=g)
+    return ops.Rig(torch.randn(V, 3, generator=g), torch.zeros(J, 3), 0.01 * torch.randn(E, V, 3, generator=g) * moves, turns, weights, (-1, 0, 1, 1, 1))
+
+
+def skin_row(threads: int, seconds: float, compare: bool) -> Row:
+    """Vertices of one pose, and the gradients to codes and joints."""
+    rig = head_rig()
+    V, E, J = len(rig.rest), len(rig.shapes), len(rig.joints)
+    pose = [(0.3 * torch.rand(1, *shape)).requires_grad_() for shape in ((E,), (J, 3), (3,), (3,))]
+    upstream = torch.randn(1, V, 3)
+
+    def run(function: Callable) -> None:
+        torch.autograd.grad(function(rig, *pose), pose, upstream)
+
+    plain = (lambda: run(reference.skin)) if compare else None
+    return measure("skin forward+backward", f"{V / 1000:.1f}k vertices, {E}", threads, lambda: run(ops.skin), seconds, plain)
+
+
+def blend_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
+    """Twelve corrections of each Gaussian, and all gradients but that to the basis, which Adam takes in parts."""
+    leaves = [torch.randn(s, requires_grad=True) for s in ((12,), (n, 3), (n, 4), (n, 4, 3))]
+    basis, upstream = 0.01 * torch.randn(n, 10, 12), [torch.randn(n, 3), torch.randn(n, 4), torch.randn(n, 4, 3)]
+
+    def run(function: Callable) -> None:
+        torch.autograd.grad(function(basis, *leaves), leaves, upstream)
+
+    plain = (lambda: run(reference.blend)) if compare else None
+    return measure("blend forward+backward", f"{n // 1000}k × 12", threads, lambda: run(ops.blend), seconds, plain)
+
+
 def step_row(n: int, size: int, threads: int, seconds: float) -> Row:
     """What the kernels do in one training step: bind, splat, loss, all gradients, Adam."""
     scene = head_scene(n, size, size)
@@ -268,6 +308,8 @@ def rows(quick: bool) -> list[Row]:
         first = threads == 1
         found.append(ssim_row(256, threads, seconds, first))
         found.append(adam_row(20_000, threads, seconds, first))
+        found.append(skin_row(threads, seconds, first))
+        found.append(blend_row(20_000, threads, seconds, first))
         found.append(bind_row(20_000, threads, seconds, first))
         found.append(mesh_row(4, 256, threads, seconds))
         found.append(step_row(20_000, 256, threads, seconds))
