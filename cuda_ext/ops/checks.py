@@ -22,6 +22,10 @@ def check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height
     if not near > 0:
         raise ValueError(f"near must be in front of the camera, got {near}")
     same_device(means, quats, scales, opacities, sh, viewmats, Ks)
+    named = {"quats": quats, "scales": scales, "opacities": opacities, "sh": sh, "viewmats": viewmats, "Ks": Ks}
+    for name, tensor in named.items():
+        if tensor.dtype != means.dtype:
+            raise ValueError(f"{name} must be {means.dtype} like means, got {tensor.dtype}")
     stored = math.isqrt(sh.shape[1]) - 1
     if sh_degree is not None and not 0 <= sh_degree <= stored:
         raise ValueError(f"sh_degree must be 0..{stored} for sh {tuple(sh.shape)}, got {sh_degree}")

@@ -81,6 +81,7 @@ def penalty(
     means: Tensor, log_scales: Tensor, logit_opacities: Tensor, reach: Tensor, weights: tuple[float, float, float], max_scale: float
 ) -> Tensor:
     """Weighted position, scale and opacity penalties of `ops.penalty`."""
-    position = (means.square().sum(-1).add(1e-12).sqrt() - reach).clamp_min(0).mean()
-    scale = (log_scales.exp() - max_scale * reach.clamp_min(1)[:, None]).clamp_min(0).mean()
-    return weights[0] * position + weights[1] * scale + weights[2] * logit_opacities.sigmoid().mean()
+    count = max(len(means), 1)  # the mean of nothing is 0
+    position = (means.square().sum(-1).add(1e-12).sqrt() - reach).clamp_min(0).sum() / count
+    scale = (log_scales.exp() - max_scale * reach.clamp_min(1)[:, None]).clamp_min(0).sum() / (3 * count)
+    return weights[0] * position + weights[1] * scale + weights[2] * logit_opacities.sigmoid().sum() / count

@@ -206,7 +206,8 @@ def rasterize(
         images.append(torch.cat(rows, 0))
         margins.append(torch.cat(margin_rows, 0))
     if not images:
-        image = torch.zeros(0, height, width, 5, dtype=dtype, device=device)
+        nothing = means2d.sum() + conics.sum() + depths.sum() + colors.sum() + opacities.sum()  # keeps the place in the graph
+        image = torch.zeros(0, height, width, 5, dtype=dtype, device=device) + nothing
         return image[..., :3], image[..., 3:4], image[..., 4:], contributions, image[..., 0]
     image = torch.stack(images)
     return image[..., :3], image[..., 3:4], image[..., 4:], contributions, torch.stack(margins)

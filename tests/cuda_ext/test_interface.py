@@ -119,6 +119,23 @@ a, b = torch.rand(1, 30, 31, 3), torch.rand(1, 30, 31, 3)
 x, y = a.clone().requires_grad_(), a.double().requires_grad_()
 ops.l1_ssim(x, b).backward(torch.ones(1)); ops.l1_ssim(y, b.double()).backward(torch.ones(1).double())
 assert (x.grad - y.grad).norm() < 1e-5 * y.grad.norm()
+o, d, density = torch.randn(50, 3), torch.randn(50, 3), torch.rand(4000)
+s = ops.march(o, d, torch.rand(2, 8, 8, 8) < 0.5, (-1, -1, -1, 1, 1, 1), step=0.05, far=4.0, capacity=4000)
+def add(t):
+    leaves = [x.to(t).clone().requires_grad_() for x in (density, density[:, None] * torch.ones(3))]
+    out = ops.composite(ops.Samples(s.offsets, s.ray_ids, s.starts.to(t), s.ends.to(t)), *leaves)
+    (out.color.square().sum() + out.depth.sum()).backward()
+    return [out.color.detach(), *(x.grad for x in leaves)]
+def soften(t):
+    v = (torch.tensor([[[-0.5, -0.4, 1.0], [0.6, -0.3, 1.2], [0.1, 0.5, 0.9], [0.7, 0.6, 1.4]]])).to(t).requires_grad_()
+    faces, K = torch.tensor([[0, 1, 2], [1, 3, 2]]), torch.tensor([[[20.0, 0, 16], [0, 20, 15], [0, 0, 1]]]).to(t)
+    ids, b, z = ops.rasterize_mesh(v, faces, K, 33, 31)
+    image = ops.antialias(ops.interpolate(v.detach(), faces, ids, b), z.detach(), v, ops.mesh_edges(faces), K)
+    (image.square().sum() + z.sum()).backward()
+    return [image.detach(), v.grad]
+for f in (add, soften):
+    for a, b in zip(f(torch.float32), f(torch.float64)):
+        assert (a - b).norm() < 1e-4 * b.norm() + 1e-9
 """
     if isa == "avx2" and ops.available()["cpu"] not in ("native (avx2)", "native (avx512)"):
         pytest.skip("the machine has no AVX2")

@@ -290,6 +290,23 @@ def test_poison_spoils_nothing_else(case):
         assert torch.equal(out.color, run(alone)[0].color)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n, cameras, width, height", [(0, 1, 5, 4), (0, 2, 1, 1), (7, 0, 5, 4), (7, 1, 1, 1), (7, 1, 4095, 3)])
+@pytest.mark.parametrize("moving", [False, True])
+def test_nothing_and_extremes_have_clean_images_and_gradients(dtype, n, cameras, width, height, moving):
+    scene = cloud(n).to(dtype)
+    for apart in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (*scene.tensors[:5], scene.viewmats[:cameras], scene.Ks[:cameras])]
+        cams = leaves[5:] if moving else [t.detach() for t in leaves[5:]]
+        if apart:
+            out = ops.rasterize(ops.project(*leaves[:5], *cams, width, height), width, height)
+        else:
+            out = ops.splat(*leaves[:5], *cams, width, height)
+        assert out.color.shape == (cameras, height, width, 3) and out.color.isfinite().all()
+        (out.color.sum() + out.depth.sum()).backward()
+        assert all(t.grad is not None and t.grad.isfinite().all() for t in leaves[: 7 if moving else 5])
+
+
 def test_straddling_the_near_plane():
     scene = cloud(100)
     viewmats = scene.viewmats.clone()
@@ -315,6 +332,8 @@ def test_wrong_shapes_are_named():
     s = cloud(5)
     with pytest.raises(ValueError, match=r"quats must be \[5, 4\], got \[4, 4\]"):
         ops.splat(s.means, s.quats[:4], *s.tensors[2:], 8, 8)
+    with pytest.raises(ValueError, match="sh must be torch.float32 like means, got torch.float64"):
+        ops.splat(*s.tensors[:4], s.sh.double(), *s.tensors[5:], 8, 8)
     with pytest.raises(ValueError, match="width 0"):
         ops.splat(*s.tensors, 0, 8)
     with pytest.raises(ValueError, match="sh_degree"):

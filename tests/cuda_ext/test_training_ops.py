@@ -287,3 +287,26 @@ def test_closed_mesh_has_no_cracks():
     faces = torch.cat([torch.stack([corner, corner + 1, corner + n], 1), torch.stack([corner + 1, corner + n + 1, corner + n], 1)])
     Ks = torch.tensor([[[130.0, 0, 64.37], [0, 130.0, 63.91], [0, 0, 1]]])
     assert (ops.rasterize_mesh(vertices, faces, Ks, 128, 128)[0] >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_penalty_of_nothing_is_nothing(dtype):
+    empty = [torch.zeros(s, dtype=dtype).requires_grad_() for s in ((0, 3), (0, 3), (0,))]
+    weights = {"position_weight": 1.0, "scale_weight": 1.0, "opacity_weight": 1.0, "max_scale": 0.5}
+    loss = ops.penalty(*empty, torch.zeros(0, dtype=dtype), **weights)
+    loss.backward()
+    assert float(loss) == 0 and empty[0].grad.shape == (0, 3)
+
+
+def test_gradients_that_no_kernel_has_go_through_the_reference():
+    """The weights of SSIM and the reach of a penalty: never dropped in silence."""
+    a, b = torch.rand(1, 12, 13, 3), torch.rand(1, 12, 13, 3)
+    weights = torch.rand(1, 12, 13).requires_grad_()
+    ops.l1_ssim(a, b, weights=weights).sum().backward()
+    exact = weights.detach().double().requires_grad_()
+    ops.l1_ssim(a.double(), b.double(), weights=exact).sum().backward()
+    assert relative(weights.grad, exact.grad) < 1e-4
+    reach = torch.full((5,), 0.1).requires_grad_()
+    limits = {"position_weight": 1.0, "scale_weight": 1.0, "opacity_weight": 1.0, "max_scale": 0.5}
+    ops.penalty(torch.ones(5, 3), torch.ones(5, 3), torch.ones(5), reach, **limits).backward()
+    assert reach.grad is not None and bool((reach.grad < 0).all())
