@@ -65,11 +65,9 @@ def _define(
 
 
 def _splat(*args) -> list[Tensor]:
-    *scene, backgrounds, width, height, near, eps2d, antialiased, sh_degree, log_scales, logit_opacities = args
-    out = ops.splat(
-        *scene, width, height, backgrounds=backgrounds, near=near, eps2d=eps2d, antialiased=antialiased, sh_degree=sh_degree,
-        log_scales=log_scales, logit_opacities=logit_opacities,
-    )  # fmt: skip
+    names = ("near", "eps2d", "antialiased", "sh_degree", "log_scales", "logit_opacities")
+    scene, backgrounds, size, options = args[:7], args[7], args[8:10], dict(zip(names, args[10:], strict=True))
+    out = ops.splat(*scene, *size, backgrounds=backgrounds, **options)
     assert out.depth is not None
     return [out.color, out.alpha, out.depth, out.radii]
 
@@ -81,8 +79,7 @@ def _splat_fake(means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, 
 
 
 def _project(*args) -> list[Tensor]:
-    *scene, width, height, near, eps2d, antialiased, sh_degree = args
-    out = ops.project(*scene, width, height, near=near, eps2d=eps2d, antialiased=antialiased, sh_degree=sh_degree)
+    out = ops.project(*args[:9], **dict(zip(("near", "eps2d", "antialiased", "sh_degree"), args[9:], strict=True)))
     return [out.means2d, out.conics, out.depths, out.colors, out.opacities, out.radii]
 
 
@@ -115,8 +112,7 @@ def _rasterize_mesh_fake(vertices, faces, Ks, width, height, *_) -> list[Tensor]
 
 
 def _march(*args) -> list[Tensor]:
-    *rays, box, step, far, near, jitter, capacity = args
-    s = ops.march(*rays, box, step=step, far=far, near=near, jitter=jitter, capacity=capacity)
+    s = ops.march(*args[:4], **dict(zip(("step", "far", "near", "jitter", "capacity"), args[4:], strict=True)))
     assert s.needed is not None
     return [s.offsets, s.ray_ids, s.starts, s.ends, s.needed]
 

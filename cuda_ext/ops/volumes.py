@@ -88,13 +88,13 @@ def march(
     if library is not None:
         return Samples(*native.march(library, origins, directions, jitter, occupancy, box, near, far, step, capacity))
     with torch.no_grad():
-        counts, *packed = reference.march(origins, directions, jitter, occupancy, box, near, far, step)
+        counts, ray_ids, starts, ends = reference.march(origins, directions, jitter, occupancy, box, near, far, step)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         needed = offsets[-1].clone()
         if capacity is not None:
             offsets = offsets.clamp_max(capacity)
-            packed = [torch.nn.functional.pad(t, (0, capacity - len(t))) for t in packed]  # a negative pad drops
-    return Samples(offsets, *packed, needed)
+            ray_ids, starts, ends = (torch.nn.functional.pad(t, (0, capacity - len(t))) for t in (ray_ids, starts, ends))  # may be negative
+    return Samples(offsets, ray_ids, starts, ends, needed)
 
 
 def composite(
