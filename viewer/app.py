@@ -31,6 +31,7 @@ from viewer.page import Page
 from viewer.panels import Panels
 from viewer.security import Gate, guarded
 from viewer.session import Session
+from viewer.splats import SplatDisplay
 from viewer.stage import REGIONS, TRUTH, Stage
 from viewer.watch import SHARE, Watcher
 
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 BRAND = (74, 144, 226)
 PANEL_WIDTH = 340
+MOST_DEPARTED = 8  # sessions that a page which comes back can go on with
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Viewer:
         self.live = LiveLink(self.loop.wake)
         self.watcher: Watcher | None = None  # of the training whose newest state is on the stage
         self.guests: dict[int, _Kept] = {}
+        self._departed: dict[str, Session] = {}  # by key, the latest last
         self._curves: dict[str, np.ndarray] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -154,9 +157,10 @@ class Viewer:
 
         display = ImageDisplay(acknowledged)
         session = Session(self.stage, self.loop, display, place_camera)
+        session.splats = SplatDisplay(client)
         panels = Panels(client, session, self.live)
         client.gui.add_html(f'<i id="session" data-key="{html.escape(key, quote=True)}" hidden></i>', order=1e6)
-        kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture, **self._training_actions()}), panels)
+        kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture, **self._training_actions()}, lambda old: self._inherit(session, old)), panels)
         with self._lock:
             if client.client_id not in self.server.get_clients():
                 return
@@ -183,6 +187,19 @@ class Viewer:
         if kept is not None:
             kept.panels.clip.give_up()
             self.loop.remove(kept.session)
+            with self._lock:
+                kept.session.splats = None  # it holds viser's handle of the browser
+                self._departed[kept.guest.key] = kept.session
+                while len(self._departed) > MOST_DEPARTED:
+                    self._departed.pop(next(iter(self._departed)))
+
+    def _inherit(self, session: Session, key: str) -> None:
+        """Go on as the session of that key did, once: its page was loaded again, or lost its connection."""
+        known = self._find(key)
+        with self._lock:
+            old = self._departed.pop(key, None) or (known.session if known is not None else None)
+        if old is not None and old is not session:
+            session.resume(old)
 
     def _find(self, key: str) -> Guest | None:
         with self._lock:

@@ -30,6 +30,7 @@ from avatars.types import Cameras, Gaussians, HeadPose
 from viewer.cameras import Rect, fit, fitted_fov
 from viewer.layers import Colour, draw_color, draw_layer, draw_lines, heat
 from viewer.posing import Track, for_head, posed
+from viewer.splats import Splats, splats_of
 from viewer.stage import LAYERS, REGIONS, TRUTH, Controls, Place, Request, Timeline
 from viewer.takes import read_take, unused_name, write_take
 from viewer.watch import avatar_in_training, in_training
@@ -169,6 +170,11 @@ class AvatarStage:
             picture = heat(np.abs(self._layer(request, cameras, background) - picture).mean(2), request.gain)
         _paste(canvas, picture, rect)
         return _bytes(canvas)
+
+    def splats(self, request: Request) -> Splats:
+        """See `viewer.stage.Stage`."""
+        _one_torch_thread()
+        return splats_of(self._pose(request.time, request.controls)[1])
 
     def _layer(self, request: Request, cameras: Cameras, background: Colour, avatar: Avatar | None = None) -> np.ndarray:
         avatar = avatar or self.avatar

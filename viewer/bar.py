@@ -1,7 +1,8 @@
 """The bar in the page: transport, modes and messages, over a socket of its own beside viser's.
 
 The server sends pictures (see `viewer.display`) and one JSON object whenever what the bar shows has changed, at most 20
-times a second; the page sends commands `{"do": name, "value": …}`. `perform` is the whole vocabulary; what it does not know, or has the wrong type, it
+times a second; the page sends commands `{"do": name, "value": …}`, and, when asked, its microphone (see
+`viewer.hearing`). `perform` is the whole vocabulary; what it does not know, or has the wrong type, it
 refuses with a sentence that the page shows. A session is found by the key in the socket's path, which the page reads
 from a hidden element that viser delivered to it alone.
 """
@@ -22,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from avatars.errors import UserError
 from viewer.display import ImageDisplay
 from viewer.session import Session
+from viewer.splats import NOTE
 from viewer.stage import MODES, REGIONS
 from viewer.transport import SPEEDS
 
@@ -45,6 +47,10 @@ def describe(session: Session, curve: np.ndarray | None, training: str = "") -> 
             "name": stage.name,
             "status": stage.status,
             "training": training,
+            "drawn": session.drawn_by,
+            "browser": session.in_browser,
+            "note": NOTE,
+            "microphone": session.microphone.wanted,
             "sequences": [
                 {"name": s.name, "start": s.start, "stop": s.stop, "sound": stage.sound(s.name) is not None}
                 for s in (timeline.segments if timeline else ())
@@ -130,6 +136,10 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
                 session.desk.release()
             case "canvas":
                 session.resized(*(int(n) for n in _pair(value)))
+            case "microphone":  # the browser gave none, or took it away
+                session.microphone.stop(_text(value) or "no reason was given")
+            case "drawn":
+                session.set_drawn_by(_text(value))
             case "visible":
                 session.visible = bool(value)
             case "worst":
@@ -152,6 +162,7 @@ class Guest:
     session: Session
     display: ImageDisplay
     actions: dict[str, Callable[[], None]]  # further commands, by name
+    inherit: Callable[[str], None] = lambda key: None  # go on where the session of that key was: the page was loaded again
 
 
 class Bar:
@@ -186,9 +197,15 @@ class Bar:
 
     def _receive(self, guest: Guest, text: str | bytes) -> str | None:
         try:
+            if isinstance(text, bytes):
+                guest.session.microphone.hear(text)
+                return None
             if len(text) > _LONGEST_COMMAND:
                 raise ValueError("the command is too long")
             command = json.loads(text)
+            if isinstance(command, dict) and command.get("do") == "inherit":
+                guest.inherit(_text(command.get("value")))
+                return None
             if isinstance(command, dict) and command.get("do") == "shown":
                 guest.display.confirm(int(_number(command.get("value"))))
             else:

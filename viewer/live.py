@@ -20,15 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avatars.drive import ARKIT_NAMES, Codes
-from avatars.drive.codes import yaw_pitch_roll
 from avatars.errors import UserError
+from viewer.follow import VALUES, Follower
 
 PORT = 11111  # the application's own default
-VALUES = 61
-WEIGHTS = len(ARKIT_NAMES)
-SILENT_SECONDS = 1.5
-MOST_RECORDED = 60 * 60 * 20  # frames of a take: twenty minutes at 60 a second
 _LARGEST = 4096
 
 
@@ -69,31 +64,16 @@ def encode(subject: str, values: np.ndarray, frame: int = 0, fps: int = 60) -> b
     return head + struct.pack(">ifiiB", frame, 0.0, fps, 1, VALUES) + struct.pack(f">{VALUES}f", *values)
 
 
-def codes_of(values: np.ndarray, times: np.ndarray) -> Codes:
-    """Codes [T] of values [T, 61] at `times` [T] seconds."""
-    angles = {name: yaw_pitch_roll(*values[:, at : at + 3].T) for name, at in (("head", WEIGHTS), ("eye_left", WEIGHTS + 3), ("eye_right", WEIGHTS + 6))}
-    looks = [i for i, n in enumerate(ARKIT_NAMES) if n.startswith("eyeLook")]
-    if np.abs(values[:, looks]).max() > 1e-3:  # these turn the eyes already
-        angles = {"head": angles["head"]}
-    return Codes(ARKIT_NAMES, values[:, :WEIGHTS].astype(np.float32), times, angles)
-
-
-class LiveLink:
+class LiveLink(Follower):
     """A listener on one UDP port, shared by all browsers. `changed` is called for every frame that arrived."""
 
     def __init__(self, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self.changed, self.clock = changed, clock
-        self.subject = ""
-        self.frames = self.refused = 0
+        super().__init__(changed, clock)
+        self.refused = 0
         self.reason = ""
         self.port: int | None = None
-        self._raw: np.ndarray | None = None
-        self._neutral = np.zeros(VALUES)
-        self._arrived = -1e9
-        self._recording: list[tuple[float, np.ndarray]] | None = None
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
 
     def listen(self, port: int = PORT, host: str = "0.0.0.0") -> None:
         """Open the port to the network (a telephone is another machine); UserError when it is taken."""
@@ -125,21 +105,13 @@ class LiveLink:
         return self._socket is not None
 
     @property
-    def values(self) -> tuple[float, ...]:
-        """The newest frame [61] relative to the neutral one; empty before the first."""
-        with self._lock:
-            if self._raw is None:
-                return ()
-            return tuple(float(v) for v in self._relative(self._raw))
-
-    @property
     def status(self) -> str:
         """One sentence for the panel."""
         if not self.listening:
             return "Not listening."
         if self._raw is None:
             text = f"Waiting for Live Link Face on UDP port {self.port}."
-        elif self.clock() - self._arrived > SILENT_SECONDS:
+        elif self.silent:
             text = f"{self.subject} is silent."
         else:
             text = f"Following {self.subject}."
@@ -148,35 +120,6 @@ class LiveLink:
         if self.refused:
             text += f" {self.refused} packet{'' if self.refused == 1 else 's'} refused ({self.reason})."
         return text
-
-    def calibrate(self) -> None:
-        """Take the face that is made now as the neutral one."""
-        with self._lock:
-            if self._raw is None:
-                raise UserError("No face has been received yet.")
-            self._neutral = self._raw.copy()
-
-    def record(self) -> None:
-        """Begin a take."""
-        with self._lock:
-            if self._raw is None:
-                raise UserError("No face has been received yet.")
-            self._recording = []
-
-    @property
-    def recording(self) -> bool:
-        """Whether a take is being recorded."""
-        return self._recording is not None
-
-    def finish(self) -> Codes:
-        """End the take; UserError when it holds nothing."""
-        with self._lock:
-            taken, self._recording = self._recording, None
-        if not taken or len(taken) < 2:
-            raise UserError("The take is empty: no face was received meanwhile.")
-        times = np.array([t for t, _ in taken])
-        keep = np.concatenate([[True], np.diff(times) > 1e-4])
-        return codes_of(np.stack([v for _, v in taken])[keep], times[keep] - times[0])
 
     def take(self, packet: bytes) -> None:
         """Act on one packet."""
@@ -187,16 +130,7 @@ class LiveLink:
             return
         if not frame.values:
             return
-        with self._lock:
-            self.subject, self._raw, self._arrived = frame.subject[:60] or "unnamed", np.array(frame.values), self.clock()
-            self.frames += 1
-            if self._recording is not None and len(self._recording) < MOST_RECORDED:
-                self._recording.append((self._arrived, self._relative(self._raw)))
-        self.changed()
-
-    def _relative(self, raw: np.ndarray) -> np.ndarray:
-        weights = (raw[:WEIGHTS] - self._neutral[:WEIGHTS]) / np.maximum(1 - self._neutral[:WEIGHTS], 0.2)
-        return np.concatenate([np.clip(weights, 0, 1.5), raw[WEIGHTS:] - self._neutral[WEIGHTS:]])
+        self.receive(frame.subject, np.array([frame.values]))
 
     def _receive(self, receiver: socket.socket) -> None:
         while self._socket is receiver:

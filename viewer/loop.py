@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from viewer.splats import Splats
 from viewer.stage import Request, Stage
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Client(Protocol):
         """The newest request."""
         ...
 
-    def show(self, request: Request, picture: np.ndarray, seconds: float) -> None:
+    def show(self, request: Request, picture: np.ndarray | Splats, seconds: float) -> None:
         """Display what was drawn in `seconds`."""
         ...
 
@@ -154,8 +155,8 @@ class RenderLoop:
             return
         started = self.clock()
         try:
-            picture = self.stage.render(request)
-            if picture.dtype != np.uint8 or picture.shape != (request.height, request.width, 3):
+            picture = self.stage.splats(request) if request.splats else self.stage.render(request)
+            if isinstance(picture, np.ndarray) and (picture.dtype != np.uint8 or picture.shape != (request.height, request.width, 3)):
                 expected = (request.height, request.width, 3)
                 raise ValueError(f"the stage drew {picture.dtype} {picture.shape} instead of uint8 {expected}")
         except Exception as error:

@@ -30,8 +30,8 @@ class Page:
         self.sound = sound
         source = viser_page.read_text(encoding="utf-8")
         # Before viser's own script, which reads the query: its canvas only takes the mouse, our pictures lie over it, so
-        # that a machine without graphics need not draw it at full size.
-        small = '<script>history.replaceState(null, "", "?fixedDpr=0.1")</script>'
+        # that a machine without graphics need not draw it at full size, unless the browser is to draw the avatar.
+        small = '<script>history.replaceState(null, "", sessionStorage.getItem("av-drawn") === "browser" ? "/" : "?fixedDpr=0.1")</script>'
         head = f'{small}<link rel="stylesheet" href="/stage.css"><script defer src="/stage.js"></script>'
         start = source.index("<head>") + len("<head>")
         end = source.index("</head>")

@@ -13,7 +13,7 @@ from avatars.drive import retarget
 from avatars.head import HeadModel
 from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
 from avatars.types import HeadPose
-from viewer.live import codes_of
+from viewer.follow import codes_of
 from viewer.stage import Controls
 
 NECK_SHARE = 0.4  # of a turn of the head is done by the neck

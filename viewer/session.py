@@ -17,12 +17,15 @@ import numpy as np
 
 from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, view_matrix
 from viewer.desk import Desk
+from viewer.follow import Follower
 from viewer.governor import Governor
-from viewer.live import LiveLink
+from viewer.hearing import Microphone
 from viewer.loop import NEVER, RenderLoop
+from viewer.splats import SplatDisplay, Splats
 from viewer.stage import BACKGROUND, LAYERS, MODES, TRUTH, Controls, Request, Stage
 from viewer.transport import Transport
 
+DRAWN_BY = SERVER, BROWSER = "server", "browser"
 STILL_SECONDS = 0.22  # without a change for this long, the exact picture follows
 MOST_FPS = 30.0
 MARGIN = 0.05  # beyond the recordings by this much is still familiar
@@ -63,7 +66,12 @@ class Session:
         self.background = BACKGROUND
         self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
         self.follow, self.still = stage.timeline is not None, False
-        self.live: LiveLink | None = None  # followed while it is not None
+        self.microphone = Microphone(loop.wake)
+        self.live: Follower | None = None  # followed while it is not None
+        self.drawn_by = DRAWN_BY[0]
+        self.splats: SplatDisplay | None = None  # where the browser can draw
+        self._splat_seconds = 0.0
+        self._resumed = False
         self.camera: str | None = None
         self.visible = True  # a hidden tab gets no pictures
         self.most_scale = 1.0  # the user's limit on resolution
@@ -118,7 +126,7 @@ class Session:
             refit = first or abs(self._aspect / before - 1) > 0.01
         if refit and self.camera is not None:
             self.look_through(self.camera)
-        elif first:
+        elif first and not self._resumed:
             self.look_from("Front")
         self.loop.wake()
 
@@ -201,7 +209,7 @@ class Session:
     def full_request(self) -> Request:
         """What is wanted now, at the size of the canvas."""
         with self.lock:
-            wish = self._current(self.clock())
+            wish = self._current(self.clock(), draw=True)
             width, height = canvas_size(wish.width, wish.height, 1.0, MOST_PIXELS)
             return replace(wish, width=width, height=height)
 
@@ -209,6 +217,29 @@ class Session:
         """The stage has changed: what was shown is no longer what it would draw."""
         with self.lock:
             self._shown = None
+        self.touch()
+
+    def resume(self, old: Session) -> None:
+        """Go on where another session was: time, mode, face, camera, all that a person has set."""
+        with old.lock:
+            transport, held, camera = old.transport, dict(old.desk.held), old.camera
+            place = orbit_of(old._viewmat, old._fov, self.stage.place)
+            kept = {n: getattr(old, n) for n in ("mode", "layer", "against", "wipe", "gain", "lines", "background", "head", "gaze", "follow", "still", "most_scale")}
+            bounds, frame, speed, loop = transport.bounds, transport.time, transport.speed, transport.loop
+        with self.lock:
+            self.transport.set_bounds(*bounds)
+            self.transport.seek(frame)
+            self.transport.set_speed(speed)
+            self.transport.loop = loop
+            self._resumed = True
+            self.desk.held, self.desk.symmetric = held, old.desk.symmetric
+            for name, value in kept.items():
+                setattr(self, name, value)
+            if camera is None:
+                self.camera = None
+                self._send_camera(place)
+            else:
+                self.look_through(camera)
         self.touch()
 
     def touch(self) -> None:
@@ -248,6 +279,8 @@ class Session:
             content = self._shown is not None and self._shown[0] == wish
             if content and self._shown is not None and self._shown[1]:
                 return self._next_change(now)
+            if wish.splats:
+                return max(0.0, self._taken_at + max(1 / MOST_FPS, self._splat_seconds) - now)
             if not self.display.ready:
                 return 0.02
             if content:  # shown roughly; the exact picture follows
@@ -258,26 +291,36 @@ class Session:
         """See `viewer.loop.Client`."""
         with self.lock:
             wish = self._wish or self._current(now)
+            if wish.splats:
+                self._taken, self._taken_at = (wish, True), now
+                return wish
             exact = not self._moving(now)
             self._taken, self._taken_at = (wish, exact), now
             scale = self.most_scale if exact else min(self.governor.scale, self.most_scale)
             width, height = canvas_size(*(self._canvas or (16, 16)), scale, MOST_PIXELS)
             return replace(wish, width=width, height=height)
 
-    def show(self, request: Request, picture: np.ndarray, seconds: float) -> None:
+    def show(self, request: Request, picture: np.ndarray | Splats, seconds: float) -> None:
         """See `viewer.loop.Client`."""
         with self.lock:
             assert self._taken is not None
             wish, exact = self._taken
         started = self.clock()
-        self.display.show(picture, exact, request.time)
+        if isinstance(picture, Splats):
+            assert self.splats is not None
+            self._splat_seconds = picture.seconds
+            self.splats.show(picture, request.background)
+        else:
+            if self.splats is not None:
+                self.splats.hide()
+            self.display.show(picture, exact, request.time)
         now = self.clock()
         with self.lock:
             self._shown = (wish, exact)
             if self.error is not None:
                 self.error = None
                 self.version += 1
-            if not exact and self._canvas is not None:
+            if not exact and self._canvas is not None and not request.splats:
                 self.governor.drew(seconds + now - started, request.width / self._canvas[0])
             self._delivered = [t for t in self._delivered if now - t < 1.5] + [now]
             self.fps = (len(self._delivered) - 1) / max(now - self._delivered[0], 1e-3) if len(self._delivered) > 2 else 0.0
@@ -295,7 +338,21 @@ class Session:
         if self.against == TRUTH:  # which exists only where the capture's cameras stood
             self.mode = MODES[0]
 
-    def _current(self, now: float) -> Request:
+    @property
+    def in_browser(self) -> bool:
+        """Whether the browser draws what is seen now: it can draw the avatar in colour and nothing else."""
+        plain = self.mode == MODES[0] and self.layer == LAYERS[0] and not self.lines
+        return self.drawn_by == BROWSER and self.splats is not None and plain
+
+    def set_drawn_by(self, who: str) -> None:
+        """`DRAWN_BY`: pictures from here, or Gaussians that the browser draws."""
+        if who not in DRAWN_BY:
+            raise ValueError(f"nobody is called {who[:40]!r}")
+        with self.lock:
+            self.drawn_by = who
+        self.touch()
+
+    def _current(self, now: float, draw: bool = False) -> Request:
         comparing = self.mode != MODES[0]
         position = self.transport.time
         # Between frames there is no truth, and standing still one is on a frame.
@@ -305,13 +362,16 @@ class Session:
         if mode == "Flicker":
             mode = MODES[int(now / FLICKER_SECONDS) % 2]
         width, height = self._canvas or (16, 16)
+        held = Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, live, self.still)
+        if self.in_browser and not draw:  # whose camera is its own affair
+            return Request(16, 16, (0.0,) * 16, 0.4, position, held, background=self.background, splats=True)
         # Through a camera of the capture, what the browser reports about its own camera does not matter.
         viewmat, fov = (np.eye(4), 0.4) if self.camera is not None else (self._viewmat, self._fov)
         return Request(
             width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
             time=position, camera=self.camera, mode=mode, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
             background=self.background, lines=self.lines,
-            controls=Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, live, self.still),
+            controls=held,
         )  # fmt: skip
 
     def _next_change(self, now: float) -> float:

@@ -31,7 +31,8 @@ import tyro
 from avatars.errors import UserError
 from avatars.files import write_json
 from viewer.app import Viewer
-from viewer.live import VALUES, encode
+from viewer.follow import VALUES
+from viewer.live import encode
 from viewer.stage import LAYERS, MODES
 from viewer.visitor import CAMERA, Visitor
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from avatars.sequence import Segment
+from viewer.splats import Splats
 
 MODES = ("Render", "Reference", "Side by side", "Wipe", "Flicker", "Error")
 TRUTH = "Truth"  # the reference that is the capture's own picture; others are avatars
@@ -31,7 +32,7 @@ class Controls:
     head: tuple[float, float, float] = (0.0, 0.0, 0.0)  # turn to the subject's left, nod down, tilt to the subject's left; added
     gaze: tuple[float, float] = (0.0, 0.0)  # to the subject's left, up; added
     follow: bool = True  # False: the neutral face instead of the recorded one
-    live: tuple[float, ...] = ()  # [61] of Live Link Face instead of the recording; see `viewer.live`
+    live: tuple[float, ...] = ()  # [61] of Live Link Face instead of the recording; see `viewer.follow`
     still: bool = False  # keep the head where it is on average; expressions play on
 
 
@@ -53,6 +54,7 @@ class Request:
     gain: float = 4.0  # of the error picture
     background: tuple[int, int, int] = BACKGROUND
     lines: bool = False  # the edges of the fitted mesh over it all
+    splats: bool = False  # not a picture but the Gaussians, for the browser to draw
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class Stage(Protocol):
 
     def render(self, request: Request) -> np.ndarray:
         """uint8 RGB [request.height, request.width, 3]."""
+        ...
+
+    def splats(self, request: Request) -> Splats:
+        """The Gaussians of the request's time and controls."""
         ...
 
     def weights(self, time: float) -> np.ndarray:

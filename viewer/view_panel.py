@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from viewer import cameras
-from viewer.session import Session
+from viewer.session import DRAWN_BY, Session
+from viewer.splats import NOTE
 from viewer.stage import LAYERS
 from viewer.widgets import put
 
@@ -39,6 +40,7 @@ class ViewPanel:
         if self._camera is not None:
             put(self._camera, self.session.camera or FREE)
         put(self._layer, self.session.layer)
+        put(self._drawn, self.session.drawn_by)
 
     def _cameras(self) -> None:
         session, names = self.session, self.session.stage.camera_names
@@ -64,6 +66,12 @@ class ViewPanel:
         background = gui.add_rgb("Background", session.background)
         gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=bool(stage.references), hint="Brightness of the error picture.")
         quality = gui.add_dropdown("Resolution", tuple(QUALITY), hint="Automatic trades resolution for speed while things move.")
+        self._drawn = gui.add_dropdown("Drawn by", DRAWN_BY, hint=f"The server sends pictures, exact when still. Browser: {NOTE}")
+
+        @self._drawn.on_update
+        async def _(event: Any) -> None:
+            if event.client_id is not None:
+                self.attempt(lambda: session.set_drawn_by(self._drawn.value))
 
         @self._layer.on_update
         async def _(event: Any) -> None:

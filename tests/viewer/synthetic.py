@@ -15,6 +15,7 @@ from avatars.errors import UserError
 from avatars.head.model import ARKIT
 from avatars.sequence import Segment
 from viewer.cameras import Rect, fit, fitted_fov
+from viewer.splats import UNIT, Splats
 from viewer.stage import Place, Request, Timeline
 
 RED, WHITE, SKIN = (220, 30, 40), (245, 245, 245), (205, 160, 135)
@@ -107,6 +108,15 @@ class BallStage:
         if request.mode == "Error":
             return np.clip(request.gain * np.abs(avatar.astype(int) - truth), 0, 255).astype(np.uint8)
         return avatar
+
+    def splats(self, request: Request) -> Splats:
+        """A red mouth before a skin ball, flat as the pictures are not."""
+        jaw = dict(request.controls.held).get("jawOpen", 0.0)
+        size = np.array([0.05, 0.012 + 0.025 * jaw]) / 2 / UNIT
+        return Splats(
+            np.array([[0, 0, 0], [0, -0.045, 0.09]], np.float32) / np.float32(UNIT), (np.eye(3) * size[:, None, None] ** 2).astype(np.float32),
+            np.array([SKIN, RED], np.float32) / 255, np.ones((2, 1), np.float32),
+        )  # fmt: skip
 
     def _draw(self, request: Request, view: np.ndarray, fov: float, skin: tuple[int, int, int]) -> np.ndarray:
         controls = request.controls

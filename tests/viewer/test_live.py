@@ -12,7 +12,9 @@ import pytest
 
 from avatars.drive import ARKIT_NAMES
 from avatars.errors import UserError
-from viewer.live import VALUES, LiveLink, codes_of, decode, encode
+from viewer.follow import VALUES, codes_of
+from viewer.hearing import Microphone
+from viewer.live import LiveLink, decode, encode
 from viewer.stage import Controls
 
 
@@ -118,3 +120,32 @@ def test_gaze_is_not_counted_twice() -> None:
     assert "eye_left" not in both.joints and "head" in both.joints
     angles_only = codes_of(np.eye(VALUES)[55:56] * 0.3, np.zeros(1))
     assert float(angles_only.joints["eye_left"][0, 1]) == pytest.approx(0.3)
+
+
+def test_a_microphone_drives_and_is_recorded_in_step() -> None:
+    now, changes = [50.0], []
+    microphone = Microphone(lambda: changes.append(1), lambda: now[0])
+    piece = (8000 * np.sin(2 * np.pi * 300 * np.arange(640) / 16000)).astype("<i2").tobytes()
+    with pytest.raises(ValueError, match="asked"):
+        microphone.hear(piece)
+    with pytest.raises(UserError, match="not been heard"):
+        microphone.record()
+    microphone.listen()
+    for bad in (b"", b"x", b"\0" * (2 * 16_000 + 2)):
+        with pytest.raises(ValueError, match="no piece"):
+            microphone.hear(bad)
+    assert "Waiting" in microphone.status and microphone.values == ()
+    microphone.hear(bytes(32_000))
+    microphone.record()
+    for i in range(25):
+        now[0] += 0.04 + 0.03 * (-1) ** i  # pieces come unevenly
+        microphone.hear(piece)
+    assert microphone.values[ARKIT_NAMES.index("jawOpen")] > 0.2 and "Following" in microphone.status and "Recording" in microphone.status
+    take = microphone.finish()
+    assert len(take) == 50 and take.duration == pytest.approx(1.0, abs=0.08) and take.weight("jawOpen")[0] < take.weight("jawOpen")[-1]
+    now[0] += 10
+    assert "silent" in microphone.status
+    microphone.stop("taken away")
+    assert "taken away" in microphone.status and microphone.values == ()
+    with pytest.raises(UserError, match="nobody"):
+        microphone.listen("nobody")

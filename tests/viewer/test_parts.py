@@ -19,6 +19,7 @@ from viewer.desk import Desk, matches
 from viewer.governor import LEAST, WARM_UP, Governor
 from viewer.loop import NEVER, RenderLoop
 from viewer.session import MOST_FPS, STILL_SECONDS, Session
+from viewer.splats import Splats
 from viewer.stage import Request
 from viewer.transport import Transport
 
@@ -385,6 +386,48 @@ def test_an_error_pauses_is_told_and_is_forgotten_after_the_next_change() -> Non
     assert session.wants(clock.now) == 0
     draw_now(session, clock)
     assert session.error is None
+
+
+def test_a_browser_that_draws_gets_gaussians_when_the_face_changes_and_not_for_its_camera() -> None:
+    session, clock, screen = make_session()
+
+    class Drawn:
+        shown, hidden = 0, 0
+
+        def show(self, splats: Splats, background: tuple[int, int, int]) -> None:
+            self.shown += 1
+
+        def hide(self) -> None:
+            self.hidden += 1
+
+    session.splats = drawn = Drawn()  # type: ignore[assignment]
+    session.set_drawn_by("browser")
+    assert session.in_browser and session.wants(clock.now) == 0
+    request = session.take(clock.now)
+    session.show(request, session.stage.splats(request), 0.01)
+    assert request.splats and drawn.shown == 1 and screen.shown == [] and session.wants(clock.now) == NEVER
+    clock.now += 1
+    session.camera_moved(np.array([0.0, 1.0, 0.0, 0.0]), np.array([0.2, 0.0, 1.0]), 0.4)
+    assert session.wants(clock.now) == NEVER
+    session.desk.set("jawOpen", 0.5)
+    assert session.wants(clock.now) == 0
+    assert not session.full_request().splats and session.full_request().width == 400  # films and pictures are the server's
+    session.set_layer("Depth")
+    assert not session.in_browser and session.wants(clock.now) == 0 and not draw_now(session, clock).splats and drawn.hidden == 1
+    with pytest.raises(ValueError):
+        session.set_drawn_by("nobody")
+
+
+def test_a_page_that_comes_back_goes_on_where_it_was() -> None:
+    old, clock, _ = make_session()
+    old.transport.seek(50)
+    old.desk.set("jawOpen", 0.5)
+    old.set_mode("Wipe")
+    old.head, old.background = (5.0, 0.0, 0.0), (1, 2, 3)
+    session, _, _ = make_session()
+    session.resume(old)
+    before, after = old.full_request(), session.full_request()
+    assert after == before and session.transport.bounds == (40, 88)
 
 
 # Loop --------------------------------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@
     seen.replaceChildren();
     if (state.camera) seen.append(make("span", {}, `Camera ${state.camera}${unseen.includes(state.camera) ? " · held out of training" : ""}`));
     if (state.status) seen.append(make("span", {}, state.status));
+    if (state.browser) seen.append(make("span", { title: state.note }, "Drawn by this browser"));
     if (state.training) {
       const word = state.training === "paused" ? "Resume" : "Pause";
       seen.append(make("button", { title: `${word} the training that is shown`, onclick: (e) => { e.currentTarget.disabled = true; send(`${word.toLowerCase()} training`); } }, `${word} training`));
@@ -250,8 +251,65 @@
     }
   }
 
+  // The microphone, when the panel asks for it: pieces of 40 ms, 16-bit mono at 16 kHz, over the socket -----------------
+  const TAP = `registerProcessor("tap", class extends AudioWorkletProcessor {
+    constructor() { super(); this.held = new Int16Array(640); this.count = 0; }
+    process(inputs) {
+      for (const v of inputs[0][0] || []) {
+        this.held[this.count++] = Math.max(-1, Math.min(1, v)) * 32767;
+        if (this.count === 640) { this.port.postMessage(this.held.slice()); this.count = 0; }
+      }
+      return true;
+    }
+  });`;
+  let ear = null; // { stream, context } while it is open or being opened
+  async function listen() {
+    if (!state.microphone) {
+      const old = ear;
+      ear = null;
+      if (old && old.stream) old.stream.getTracks().forEach((track) => track.stop());
+      if (old && old.context) old.context.close();
+      return;
+    }
+    if (ear) return;
+    const own = (ear = {});
+    try {
+      if (!navigator.mediaDevices) throw new Error("it gives one only to pages of this machine (localhost) or over https");
+      own.stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
+      own.context = new AudioContext({ sampleRate: 16000 });
+      const code = URL.createObjectURL(new Blob([TAP], { type: "text/javascript" }));
+      await own.context.audioWorklet.addModule(code);
+      URL.revokeObjectURL(code);
+      const tap = new AudioWorkletNode(own.context, "tap", { numberOfOutputs: 0 });
+      tap.port.onmessage = (e) => ear === own && socket && socket.readyState === WebSocket.OPEN && socket.bufferedAmount < 64000 && socket.send(e.data.buffer);
+      own.context.createMediaStreamSource(own.stream).connect(tap);
+      await own.context.resume();
+      if (ear !== own) { own.stream.getTracks().forEach((track) => track.stop()); own.context.close(); }
+    } catch (error) {
+      if (ear === own) { ear = null; send("microphone", String(error.message || error).slice(0, 150)); }
+    }
+  }
+
   // Pictures: drawn in the order of their numbers, then acknowledged, which is what lets the next one leave ----------
   let newest = -1;
+  function arrived() {
+    if (painted) return;
+    painted = true;
+    setTimeout(() => wait.classList.add("gone"), 150);
+    setTimeout(() => wait.remove(), 500);
+  }
+  // Who draws is known before viser starts (see viewer/page.py), so that a change loads the page again; the new page goes on
+  // where this one was.
+  const drawnHere = () => sessionStorage.getItem("av-drawn") || "server";
+  let asked = false;
+  function drawnBy(who) {
+    if (asked && who !== drawnHere()) {
+      sessionStorage.setItem("av-drawn", who);
+      location.reload();
+    }
+    if (!asked && drawnHere() !== "server") send("drawn", drawnHere());
+    asked = true;
+  }
   async function show(own, blob) {
     const head = new DataView(await blob.slice(0, 13).arrayBuffer());
     const number = head.getUint32(0, true), frame = head.getFloat64(4, true), exact = head.getUint8(12) === 0x89; // PNG
@@ -261,7 +319,7 @@
     paper.transferFromImageBitmap(bitmap);
     requestAnimationFrame(() => saw(frame));
     own.send(JSON.stringify({ do: "shown", value: number }));
-    if (!painted) { painted = true; setTimeout(() => wait.classList.add("gone"), 150); setTimeout(() => wait.remove(), 500); }
+    arrived();
   }
   document.addEventListener("visibilitychange", () => send("visible", !document.hidden));
 
@@ -272,7 +330,12 @@
     const own = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/bar/${key}`);
     socket = own;
     own.binaryType = "blob";
-    own.onopen = place;
+    own.onopen = () => {
+      const old = sessionStorage.getItem("av-key");
+      if (old && old !== key) send("inherit", old);
+      sessionStorage.setItem("av-key", key);
+      place();
+    };
     own.onmessage = (event) => {
       if (socket !== own) return;
       if (event.data instanceof Blob) { show(own, event.data); return; }
@@ -288,6 +351,11 @@
         const late = before && state.playing && Math.abs(news.time - ahead) < 0.15 * state.fps;
         clock = { time: late ? ahead + 0.1 * (news.time - ahead) : state.time, at: performance.now() };
       }
+      if ("microphone" in news) listen();
+      if ("drawn" in news) drawnBy(news.drawn);
+      if (state.browser) arrived();
+      picture.style.visibility = state.browser ? "hidden" : "";
+      document.body.classList.toggle("av-draws", !!state.browser);
       light && state.modes ? (tick(), "psnr" in news && figures()) : draw();
     };
     own.onclose = () => { if (socket === own) { socket = null; audio.pause(); message("The viewer has stopped or the connection was lost.", "error"); } };
