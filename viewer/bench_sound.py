@@ -12,7 +12,7 @@ import wave
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def figures(times: np.ndarray, errors: np.ndarray) -> dict[str, float]:
 
 def sound_drift(stage: Stage, browser: Any, width: int, height: int, seconds: float, keep: Callable[[Any], object] = lambda _: None) -> dict[str, float]:
     """Play `stage` for `seconds` in a page of that size; `keep` is given the page while it plays."""
-    with tempfile.TemporaryDirectory() as folder, Viewer(Marked(stage, seconds + 10, Path(folder))) as viewer:
+    with tempfile.TemporaryDirectory() as folder, Viewer(cast(Stage, Marked(stage, seconds + 10, Path(folder)))) as viewer:
         context = browser.new_context(viewport={"width": width, "height": height})
         try:
             context.add_init_script(READ_PICTURES)

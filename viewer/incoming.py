@@ -180,6 +180,6 @@ def _is_count(value: Any) -> bool:
 def _within(widget: Any, value: float) -> bool:
     for name, sign in (("min", 1), ("max", -1)):
         bound = getattr(widget, name, None)
-        if _is_number(bound) and sign * (value - bound) < -1e-6:  # a page rounds to the step
+        if bound is not None and _is_number(bound) and sign * (value - bound) < -1e-6:  # a page rounds to the step
             return False
     return True

@@ -25,6 +25,7 @@ def read(path: Path) -> Codes:
 def read_sound(path: Path) -> np.ndarray:
     """Mono samples [N] float32 at `sound.RATE`; UserError when there is no sound in the file, or too much."""
     import av
+    from av.error import FFmpegError
 
     chunks, count = [], 0
     try:
@@ -39,7 +40,7 @@ def read_sound(path: Path) -> np.ndarray:
                 if count > MOST_SECONDS * sound.RATE:
                     raise UserError(f"codes: {path} is longer than {MOST_SECONDS // 3600} hours. Cut it into pieces.")
             chunks += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (FFmpegError, OSError, ValueError) as error:
         raise UserError(f"codes: {path} cannot be read as sound ({error}). Give a WAV, FLAC, MP3, M4A or Ogg file.") from None
     samples = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
     if len(samples) == 0:
