@@ -150,6 +150,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {}
+        self.spent = 0.0  # milliseconds in all calls so far
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, watched."""
@@ -161,6 +162,7 @@ class Stopwatch:
                 return function(*args, **options)
             finally:
                 record.append(1e3 * (time.perf_counter() - begin))
+                self.spent += record[-1]
 
         return call
 
@@ -179,12 +181,11 @@ class Stopwatch:
                 stack.enter_context(patch.object(owner, method, self.timed(label, getattr(owner, method))))
             yield
 
-    def parts(self, steps: int, whole: tuple[float, float]) -> list[Part]:
-        """All that was watched, the dearest first; what is left of a step (minimum, median) is Python, torch and autograd."""
-        found = [Part(k, min(v), statistics.median(v), len(v) / steps) for k, v in self.times.items() if v]
+    def parts(self, rest: list[float]) -> list[Part]:
+        """All that was watched, the dearest first, and what was left of each step: Python, torch and autograd."""
+        found = [Part(k, min(v), statistics.median(v), len(v) / len(rest)) for k, v in self.times.items() if v]
         found.sort(key=lambda p: -p.median * p.per_step)
-        minimum, median = (w - sum(getattr(p, n) * p.per_step for p in found) for w, n in zip(whole, ("minimum", "median"), strict=True))
-        return [*found, Part("Python, torch, autograd", max(minimum, 0.0), max(median, 0.0), 1.0)]
+        return [*found, Part("Python, torch, autograd", min(rest), statistics.median(rest), 1.0)]
 
 
 def measure(trainer: Trainer, threads: int, steps: int, warm: int = 60) -> StepTimes:
@@ -196,30 +197,31 @@ def measure(trainer: Trainer, threads: int, steps: int, warm: int = 60) -> StepT
     source = batches(trainer.cache, trainer.split.frames, usable, config.views, config.seed, trainer.step)
     pixels: list[int] = []
 
-    def run(count: int) -> tuple[list[float], list[float]]:
-        cpu, wall = [], []
+    watch = Stopwatch()
+
+    def run(count: int) -> tuple[list[float], list[float], list[float]]:
+        cpu, wall, rest = [], [], []
         for _ in range(count):
-            c, w = time.process_time(), time.perf_counter()
+            c, w, spent = time.process_time(), time.perf_counter(), watch.spent
             batch = next(source)  # waiting for pictures counts
             trainer.advance(batch)
             wall.append(1e3 * (time.perf_counter() - w))
             cpu.append(1e3 * (time.process_time() - c))
+            rest.append(wall[-1] - (watch.spent - spent))
             pixels.append(batch.images[..., 0].numel())
-        return cpu, wall
+        return cpu, wall, rest
 
     try:
         run(warm)
-        cpu, wall = run(steps)
-        watch = Stopwatch()
+        cpu, wall, _ = run(steps)
         with watch.watching(trainer):
-            _, watched = run(steps)
+            _, _, rest = run(steps)
     finally:
         source.close()
         torch.set_num_threads(before)
-    parts = watch.parts(steps, (min(watched), statistics.median(watched)))
     return StepTimes(
         threads, len(trainer.face_ids), config.views, statistics.fmean(pixels), min(cpu), statistics.median(cpu), min(wall),
-        statistics.median(wall), parts,
+        statistics.median(wall), watch.parts(rest),
     )  # fmt: skip
 
 
