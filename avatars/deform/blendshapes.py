@@ -23,8 +23,6 @@ _COLUMNS = 10  # mean 3, quaternion 4, constant SH term 3
 
 def create(settings: DeformSettings, gaussians: CanonicalGaussians, code_size: int, generator: torch.Generator) -> dict[str, Tensor]:
     """`each_basis` [N, 10, K] zero; the map from codes to K weights small and random."""
-    if settings.bases < 1:
-        raise ValueError(f"blendshapes need at least one basis, got {settings.bases}")
     kind = {"dtype": gaussians.means.dtype, "device": gaussians.means.device}
 
     def random(rows: int, columns: int) -> Tensor:
