@@ -149,11 +149,18 @@ AV_INLINE uint32_t bits(M16 m) {
     return out;
 }
 AV_INLINE M16 mask_from_bits(uint32_t b) {
+#if AV_ISA >= 256
+    const NativeI bit = {1, 2, 4, 8, 16, 32, 64, 128};
+    M16 c;
+    AV_EACH c.r[i] = ((int32_t)(b >> 8 * i) & bit) == bit;
+    return c;
+#else
     int32_t lanes[16];
     for (int i = 0; i < 16; ++i) lanes[i] = -(int32_t)((b >> i) & 1);
     M16 m;
     memcpy((void*)&m, lanes, sizeof lanes);
     return m;
+#endif
 }
 AV_INLINE F16 select(M16 m, F16 a, F16 b) {
     F16 c;
@@ -228,12 +235,27 @@ AV_INLINE F16 scale2_(F16 a, F16 n) {  // n in [-126, 127], garbage beyond
     AV_EACH c.r[i] = a.r[i] * (NativeF)((__builtin_convertvector(n.r[i], NativeI) + 127) << 23);
     return c;
 }
+// Register by register: a copy of the whole goes through the stack.
 AV_INLINE F16 load(const float* p) {
-    F16 a;
-    memcpy((void*)&a, p, sizeof a);
-    return a;
+    F16 c;
+    AV_EACH memcpy((void*)&c.r[i], p + i * AV_NATIVE, sizeof c.r[i]);
+    return c;
 }
-AV_INLINE void store(float* p, F16 a) { memcpy(p, &a, sizeof a); }
+AV_INLINE void store(float* p, F16 a) { AV_EACH memcpy(p + i * AV_NATIVE, &a.r[i], sizeof a.r[i]); }
+#if AV_ISA >= 256
+AV_INLINE NativeI first_lanes(int n) { return NativeI{0, 1, 2, 3, 4, 5, 6, 7} < n; }  // all ones in lanes below n
+AV_INLINE F16 load_part(const float* p, int n) {
+    F16 c;
+    AV_EACH c.r[i] = (NativeF)_mm256_maskload_ps(p + 8 * i, (__m256i)first_lanes(n - 8 * i));
+    return c;
+}
+AV_INLINE void store_part(float* p, F16 a, int n) {
+    if (n == 16)
+        store(p, a);
+    else
+        AV_EACH _mm256_maskstore_ps(p + 8 * i, (__m256i)first_lanes(n - 8 * i), (__m256)a.r[i]);
+}
+#else
 AV_INLINE F16 load_part(const float* p, int n) {
     float lanes[16] = {};
     memcpy(lanes, p, (size_t)n * 4);
@@ -244,6 +266,7 @@ AV_INLINE void store_part(float* p, F16 a, int n) {
     store(lanes, a);
     memcpy(p, lanes, (size_t)n * 4);
 }
+#endif
 AV_INLINE F16 reciprocal(F16 a) {
 #if AV_ISA >= 256
     F16 c;  // a 12-bit estimate and one Newton step
@@ -527,6 +550,27 @@ AV_INLINE void store_narrow(float* p, const F16* in) {
                 _mm_storeu_ps(p + (8 * half + 4 + i) * S, high);
         }
     }
+}
+#endif
+
+// Every lane's value moves one lane up or down; 0 comes in.
+#if AV_ISA >= 512
+AV_INLINE F16 lanes_up(F16 a) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(a.v), _mm512_setzero_si512(), 15));
+}
+AV_INLINE F16 lanes_down(F16 a) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_setzero_si512(), _mm512_castps_si512(a.v), 1));
+}
+#else
+AV_INLINE F16 lanes_up(F16 a) {
+    float lanes[17] = {};
+    store(lanes + 1, a);
+    return load(lanes);
+}
+AV_INLINE F16 lanes_down(F16 a) {
+    float lanes[17] = {};
+    store(lanes, a);
+    return load(lanes + 1);
 }
 #endif
 

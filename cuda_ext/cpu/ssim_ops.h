@@ -1,8 +1,12 @@
-// Structural similarity with L1, and the gradient, in one sweep over strips of rows.
+// Structural similarity with L1, and the gradient, in one sweep over the rows.
 //
 // Four blurred quantities suffice, since the variances only occur as their sum: E[a], E[b], E[a²+b²], E[ab]. The gradient
-// blurs three maps with the same window. A strip is worked in columns narrow enough for the first cache: horizontally, then
-// vertically. Pixels are interleaved RGB: one tap is three floats.
+// blurs three maps with the same window.
+//
+// A row is cut into sixteen segments, one per lane: neighbouring pixels of a lane are neighbouring registers, so that a blur along
+// the row slides through registers exactly like one down the rows, with no shuffles but those at the segments' ends. Pixels are
+// interleaved RGB: one tap is three registers. Rows pass through rings just long enough for the window, so that all stays in the
+// second cache and nothing is computed twice.
 #pragma once
 #include "../include/abi.h"
 #include "../include/semantics.h"
@@ -15,8 +19,9 @@ inline namespace AV_NS {
 enum {
     SSIM_R = AV_SSIM_RADIUS,
     SSIM_TAPS = 2 * AV_SSIM_RADIUS + 1,
-    SSIM_PAD = 48,   // floats left and right of a padded row: three registers, more than 3·AV_SSIM_RADIUS
-    SSIM_COLUMN = 64  // floats of a column block
+    SSIM_HALO = 3 * AV_SSIM_RADIUS,  // registers beyond either end of a segment
+    SSIM_CHUNK = 8,                  // rows at a time
+    SSIM_RING = SSIM_CHUNK + 2 * AV_SSIM_RADIUS
 };
 
 struct SsimWindow {
@@ -34,85 +39,109 @@ AV_INLINE SsimWindow ssim_window() {
     return window;
 }
 
-struct SsimStrips {
-    int64_t rows;    // output rows of a strip
-    int64_t count;   // strips of an image
-    int64_t stride;  // floats of a padded row
-    int64_t bytes;   // scratch of one strip
+struct SsimLayout {
+    int64_t pixels;     // of a segment; at least the radius, so that a halo reaches into one neighbour only
+    int64_t registers;  // of a row of one quantity
+    int64_t wide;       // the same with halos
+    int64_t rows;       // output rows of a strip
+    int64_t strips;     // of an image
+    int64_t floats;     // scratch of one thread
 };
 
-AV_INLINE SsimStrips ssim_strips(int32_t height, int32_t width, int32_t threads) {
-    SsimStrips s;
+AV_INLINE SsimLayout ssim_layout(int32_t height, int32_t width, int32_t threads) {
+    SsimLayout s;
+    s.pixels = (width + 15) / 16;
+    if (s.pixels < SSIM_R) s.pixels = SSIM_R;
+    s.registers = 3 * s.pixels, s.wide = s.registers + 2 * SSIM_HALO;
     s.rows = (height + threads - 1) / threads;
-    if (s.rows > 64) s.rows = 64;
-    s.count = (height + s.rows - 1) / s.rows;
-    s.stride = (3 * (int64_t)width + SSIM_COLUMN - 1) / SSIM_COLUMN * SSIM_COLUMN + 2 * SSIM_PAD;
-    const int64_t source = (s.rows + 4 * SSIM_R) * s.stride * 4, maps = (s.rows + 2 * SSIM_R) * s.stride * 3;
-    s.bytes = (source + maps + (s.rows + 4 * SSIM_R) * 4 * SSIM_COLUMN) * (int64_t)sizeof(float) + 64;
+    if (s.rows < 32) s.rows = 32;
+    s.strips = (height + s.rows - 1) / s.rows;
+    s.floats = 16 * (2 * s.wide + SSIM_RING * 7 * s.registers + SSIM_CHUNK * (3 * s.wide + 2 * s.registers + s.pixels) + 2 * s.pixels);
     return s;
 }
 
 static int32_t ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t threads, int64_t* saved, int64_t* scratch) {
     *saved = B * height * width * 3 * (int64_t)sizeof(float);
-    *scratch = 64 + 2 * B * height * (int64_t)sizeof(double) + threads * ssim_strips(height, width, threads).bytes;
+    *scratch = 64 + 2 * B * height * (int64_t)sizeof(double) + threads * ssim_layout(height, width, threads).floats * (int64_t)sizeof(float);
     return AV_OK;
 }
 
-// Blurs SSIM_COLUMN values at `p`, 64-byte aligned, along the row.
-AV_INLINE void blur_horizontal(const float* p, float* out, const SsimWindow& window) {
-#if AV_ISA >= 512
-    // Shifted registers are cut from aligned neighbours: half the cost of loads that cross cache lines.
-    __m512 left = _mm512_load_ps(p - 16), here = _mm512_load_ps(p);
-    for (int i = 0; i < SSIM_COLUMN; i += 16) {
-        const __m512 right = _mm512_load_ps(p + i + 16);
-        const __m512i l = _mm512_castps_si512(left), h = _mm512_castps_si512(here), r = _mm512_castps_si512(right);
-        F16 total = F16(window.w[0]) * F16(here);
-#define AV_TAP(k)                                                                     \
-    total = fma_(F16(window.w[k]),                                                    \
-                 F16(_mm512_castsi512_ps(_mm512_alignr_epi32(h, l, 16 - 3 * k))) +    \
-                     F16(_mm512_castsi512_ps(_mm512_alignr_epi32(r, h, 3 * k))),      \
-                 total)
-        AV_TAP(1);
-        AV_TAP(2);
-        AV_TAP(3);
-        AV_TAP(4);
-        AV_TAP(5);
-#undef AV_TAP
-        store(out + i, total);
-        left = here, here = right;
+// `count` floats of a row become segments of `n`, register by register, and back; zero where the row has ended.
+AV_INLINE void load_segments(const float* row, int64_t count, int64_t n, float* out) {
+    for (int64_t j = 0; j < n; j += 16) {
+        F16 r[16];
+        for (int64_t l = 0; l < 16; ++l) {
+            const int64_t at = l * n + j, left = count - at;
+            r[l] = left >= 16 ? load(row + at) : left > 0 ? load_part(row + at, (int)left) : F16(0.0f);
+        }
+        transpose(r);
+        for (int64_t i = 0; i < 16 && j + i < n; ++i) store(out + 16 * (j + i), r[i]);
     }
-#else
-    for (int i = 0; i < SSIM_COLUMN; i += 16) {
-        F16 total = F16(window.w[0]) * load(p + i);
-        for (int k = 1; k <= SSIM_R; ++k) total = fma_(F16(window.w[k]), load(p + i - 3 * k) + load(p + i + 3 * k), total);
-        store(out + i, total);
+}
+AV_INLINE void store_segments(float* row, int64_t count, int64_t n, const float* in) {
+    for (int64_t j = 0; j < n; j += 16) {
+        F16 r[16];
+        for (int64_t i = 0; i < 16; ++i) r[i] = j + i < n ? load(in + 16 * (j + i)) : F16(0.0f);
+        transpose(r);
+        for (int64_t l = 0; l < 16; ++l) {
+            const int64_t at = l * n + j, room = n - j < 16 ? n - j : 16, left = count - at < room ? count - at : room;
+            if (left > 0) store_part(row + at, r[l], (int)left);
+        }
     }
-#endif
 }
 
-// Blurs one register's width down `count` + 2·SSIM_R rows of a column, in place: row r becomes the blur centred on r + SSIM_R. The
-// window slides through registers, one load per row.
-AV_INLINE void blur_vertical(float* p, int64_t stride, int64_t count, const SsimWindow& window) {
-    F16 rows[SSIM_TAPS];
-    for (int j = 0; j < SSIM_TAPS - 1; ++j) rows[j] = load(p + j * stride);
-    for (int64_t r = 0; r < count; r += SSIM_TAPS) {
-#pragma GCC unroll 11
-        for (int j = 0; j < SSIM_TAPS; ++j) {  // row r + j is the oldest, at rows[j]
-            if (r + j >= count) return;
-            rows[(j + SSIM_TAPS - 1) % SSIM_TAPS] = load(p + (r + j + SSIM_TAPS - 1) * stride);
-            F16 total = F16(window.w[0]) * rows[(j + SSIM_R) % SSIM_TAPS];
+// Fills the halos of a row of `n` registers at `row` from the neighbouring lanes; black beyond the image.
+AV_INLINE void fill_halos(float* row, int64_t n) {
+    for (int64_t j = 0; j < SSIM_HALO; ++j) {
+        store(row + 16 * (j - SSIM_HALO), lanes_up(load(row + 16 * (n - SSIM_HALO + j))));
+        store(row + 16 * (n + j), lanes_down(load(row + 16 * j)));
+    }
+}
+
+AV_INLINE F16 blurred(const F16* taps, int oldest, const SsimWindow& window) {
+    F16 total = F16(window.w[0]) * taps[(oldest + SSIM_R) % SSIM_TAPS];
 #pragma GCC unroll 5
-            for (int k = 1; k <= SSIM_R; ++k)
-                total = fma_(F16(window.w[k]), rows[(j + SSIM_R - k) % SSIM_TAPS] + rows[(j + SSIM_R + k) % SSIM_TAPS], total);
-            store(p + (r + j) * stride, total);
+    for (int k = 1; k <= SSIM_R; ++k)
+        total = fma_(F16(window.w[k]), taps[(oldest + SSIM_R - k) % SSIM_TAPS] + taps[(oldest + SSIM_R + k) % SSIM_TAPS], total);
+    return total;
+}
+
+// Blurs a row along itself; tap(offset) is what to blur at a register counted in floats, halos included. The window slides through
+// registers, one tap per result.
+template <class Tap>
+AV_INLINE void blur_row(const Tap& tap, float* out, int64_t pixels, const SsimWindow& window) {
+    for (int c = 0; c < 3; ++c) {
+        const int64_t from = 16 * (c - SSIM_HALO);
+        float* to = out + 16 * c;
+        F16 taps[SSIM_TAPS];
+        for (int k = 0; k < SSIM_TAPS - 1; ++k) taps[k] = tap(from + 48 * k);
+        for (int64_t i = 0; i < pixels; i += SSIM_TAPS) {
+#pragma GCC unroll 11
+            for (int k = 0; k < SSIM_TAPS; ++k) {  // pixel i + k: the oldest tap is at taps[k]
+                if (i + k >= pixels) break;
+                taps[(k + SSIM_TAPS - 1) % SSIM_TAPS] = tap(from + 48 * (i + k + SSIM_TAPS - 1));
+                store(to + 48 * (i + k), blurred(taps, k, window));
+            }
         }
+    }
+}
+
+// Blurs one register's width down a ring: row k of `out` is centred on ring row k + SSIM_R.
+AV_INLINE void blur_down(const float* in, const int64_t* ring, F16* out, const SsimWindow& window) {
+    F16 taps[SSIM_TAPS];
+#pragma GCC unroll 10
+    for (int k = 0; k < SSIM_TAPS - 1; ++k) taps[k] = load(in + ring[k]);
+#pragma GCC unroll 8
+    for (int k = 0; k < SSIM_CHUNK; ++k) {
+        taps[(k + SSIM_TAPS - 1) % SSIM_TAPS] = load(in + ring[k + SSIM_TAPS - 1]);
+        out[k] = blurred(taps, k % SSIM_TAPS, window);
     }
 }
 
 struct SsimJob {
     const AvSsim* args;
     SsimWindow window;
-    SsimStrips strips;
+    SsimLayout layout;
     double *l1, *ssim;  // [B, H] row sums
     float inv_count;    // 1 / number of values in the mean
 };
@@ -147,82 +176,162 @@ AV_INLINE F16 ssim_weights(const AvSsim& a, int64_t b, int64_t y, int64_t at, fl
     return load(lanes);
 }
 
-static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scratch) {
-    const AvSsim& in = *job.args;
-    const int64_t stride = job.strips.stride, W3 = 3 * (int64_t)in.width;
-    const int64_t y0 = strip * job.strips.rows, y1 = y0 + job.strips.rows < in.height ? y0 + job.strips.rows : in.height;
-    const bool gradient = in.saved != nullptr;
-    const int64_t m0 = gradient ? y0 - SSIM_R : y0, m1 = gradient ? y1 + SSIM_R : y1;  // rows of the maps
-    const int64_t s0 = m0 - SSIM_R, s1 = m1 + SSIM_R;                                  // rows of the sources
-    const int64_t source_rows = s1 - s0, map_rows = m1 - m0;
-    float* source[4];
-    for (int q = 0; q < 4; ++q) source[q] = scratch + q * source_rows * stride;
-    float* maps = scratch + 4 * (job.strips.rows + 4 * SSIM_R) * stride;
-    float* column = maps + 3 * (job.strips.rows + 2 * SSIM_R) * stride;
-    const SsimWindow& window = job.window;
+// One strip of one image: everything that a thread keeps while its rows pass.
+struct SsimStrip {
+    const SsimJob& job;
+    const AvSsim& in;
+    const SsimLayout& layout;
+    int64_t image, y0, y1, first_map, first_source;
+    float *source, *sources, *maps, *map_rings, *pixels, *weights, *plain, *none;
 
-    // Sources, padded with black.
-    for (int64_t r = 0; r < source_rows; ++r) {
-        const int64_t y = s0 + r;
+    AV_INLINE SsimStrip(const SsimJob& j, int64_t b, int64_t strip, float* scratch)
+        : job(j), in(*j.args), layout(j.layout), image(b), y0(strip * j.layout.rows) {
+        y1 = y0 + layout.rows < in.height ? y0 + layout.rows : in.height;
+        first_map = in.saved ? y0 - SSIM_R : y0, first_source = first_map - SSIM_R;
+        float* at = scratch;
+        const auto take = [&](int64_t registers) {
+            float* p = at;
+            at += 16 * registers;
+            return p;
+        };
+        source = take(2 * layout.wide);                       // [2, wide] the row being read
+        sources = take(SSIM_RING * 4 * layout.registers);     // [ring, 4, registers] blurred along the row
+        maps = take(SSIM_CHUNK * 3 * layout.wide);            // [chunk, 3, wide]
+        map_rings = take(SSIM_RING * 3 * layout.registers);   // [ring, 3, registers]
+        pixels = take(SSIM_CHUNK * 2 * layout.registers);     // [chunk, 2, registers] a and b again
+        weights = take(SSIM_CHUNK * layout.pixels);           // [chunk, pixels]
+        plain = take(layout.pixels), none = take(layout.pixels);
+        for (int64_t p = 0; p < layout.pixels; ++p) {
+            alignas(64) float lanes[16];
+            for (int64_t l = 0; l < 16; ++l) {
+                const int64_t x = l * layout.pixels + p;
+                lanes[l] = x >= in.crop && x < in.width - in.crop ? job.inv_count : 0.0f;
+            }
+            store(plain + 16 * p, load(lanes)), store(none + 16 * p, F16(0.0f));
+        }
+    }
+
+    // Reads source row y and blurs its four quantities along it, into the ring; black outside of the image.
+    AV_INLINE void read_row(int64_t y) {
+        const int64_t n = layout.registers, wide = layout.wide, W3 = 3 * (int64_t)in.width;
+        float* to = sources + (y - first_source) % SSIM_RING * 4 * n * 16;
         if (y < 0 || y >= in.height) {
-            for (int q = 0; q < 4; ++q) memset(source[q] + r * stride, 0, (size_t)stride * sizeof(float));
-            continue;
+            memset(to, 0, (size_t)(4 * n * 16) * sizeof(float));
+            return;
         }
-        const float *a = in.a + (b * in.height + y) * W3, *c = in.b + (b * in.height + y) * W3;
-        for (int q = 0; q < 4; ++q) {
-            memset(source[q] + r * stride, 0, SSIM_PAD * sizeof(float));
-            memset(source[q] + r * stride + SSIM_PAD + W3 / 16 * 16, 0, (size_t)(stride - SSIM_PAD - W3 / 16 * 16) * sizeof(float));
-        }
-        const int64_t at = r * stride + SSIM_PAD;
-        for (int64_t i = 0; i < W3; i += 16) {
-            const int n = W3 - i < 16 ? (int)(W3 - i) : 16;
-            const F16 va = n == 16 ? load(a + i) : load_part(a + i, n), vb = n == 16 ? load(c + i) : load_part(c + i, n);
-            store(source[0] + at + i, va), store(source[1] + at + i, vb);
-            store(source[2] + at + i, fma_(va, va, vb * vb)), store(source[3] + at + i, va * vb);
-        }
+        float *a = source + 16 * SSIM_HALO, *b = a + 16 * wide;
+        load_segments(in.a + (image * in.height + y) * W3, W3, n, a);
+        load_segments(in.b + (image * in.height + y) * W3, W3, n, b);
+        fill_halos(a, n), fill_halos(b, n);
+        const auto square = [=](int64_t i) {
+            const F16 va = load(a + i), vb = load(b + i);
+            return fma_(va, va, vb * vb);
+        };
+        blur_row([=](int64_t i) { return load(a + i); }, to, layout.pixels, job.window);
+        blur_row([=](int64_t i) { return load(b + i); }, to + 16 * n, layout.pixels, job.window);
+        blur_row(square, to + 32 * n, layout.pixels, job.window);
+        blur_row([=](int64_t i) { return load(a + i) * load(b + i); }, to + 48 * n, layout.pixels, job.window);
     }
-    // The similarity and its derivative maps, column block by column block.
-    if (gradient) {
-        for (int64_t r = 0; r < 3 * map_rows; ++r) {
-            memset(maps + r * stride, 0, SSIM_PAD * sizeof(float));
-            const int64_t tail = SSIM_PAD + (W3 + 15) / 16 * 16;
-            memset(maps + r * stride + tail, 0, (size_t)(stride - tail) * sizeof(float));
-        }
+
+    // The weights of map row y, `pixels` registers.
+    AV_INLINE const float* row_weights(int64_t y, int k) {
+        if (y < in.crop || y >= in.height - in.crop) return none;
+        if (!in.weights) return plain;
+        float* to = weights + 16 * k * layout.pixels;
+        load_segments(in.weights + (image * in.height + y) * in.width, in.width, layout.pixels, to);
+        for (int64_t p = 0; p < layout.pixels; ++p) store(to + 16 * p, load(to + 16 * p) * load(plain + 16 * p));
+        return to;
     }
-    double ssim_sums[64] = {};
-    const F16 c1 = F16(AV_SSIM_C1), c2 = F16(AV_SSIM_C2), two = F16(2.0f);
-    for (int64_t left = 0; left < W3; left += SSIM_COLUMN) {
-        for (int64_t r = 0; r < source_rows; ++r)
-            for (int q = 0; q < 4; ++q)
-                blur_horizontal(source[q] + r * stride + SSIM_PAD + left, column + (r * 4 + q) * SSIM_COLUMN, window);
-        for (int i = 0; i < 4 * SSIM_COLUMN; i += 16) blur_vertical(column + i, 4 * SSIM_COLUMN, map_rows, window);
-        for (int i = 0; i < SSIM_COLUMN && left + i < W3; i += 16) {
-            for (int64_t r = 0; r < map_rows; ++r) {
-                const int64_t y = m0 + r;
+
+    // Similarity of `count` rows from m on, and their derivative maps.
+    AV_INLINE void map_rows(int64_t m, int count) {
+        const int64_t n = layout.registers, wide = layout.wide;
+        int64_t ring[SSIM_RING];
+        for (int k = 0; k < SSIM_RING; ++k) ring[k] = (m - SSIM_R + k - first_source) % SSIM_RING * 4 * n * 16;
+        const float* weight_rows[SSIM_CHUNK];
+        for (int k = 0; k < count; ++k) weight_rows[k] = row_weights(m + k, k);
+        F16 similarity[SSIM_CHUNK];
+        for (int k = 0; k < SSIM_CHUNK; ++k) similarity[k] = F16(0.0f);
+        const F16 c1 = F16(AV_SSIM_C1), c2 = F16(AV_SSIM_C2), two = F16(2.0f);
+        for (int64_t j = 0; j < n; ++j) {
+            F16 e[4][SSIM_CHUNK];
+            for (int q = 0; q < 4; ++q) blur_down(sources + 16 * (q * n + j), ring, e[q], job.window);
+            for (int k = 0; k < count; ++k) {
+                const F16 a = e[0][k], b = e[1][k], square_a = a * a, square_b = b * b, product = a * b;
+                const F16 A1 = fma_(two, product, c1), A2 = fma_(two, e[3][k] - product, c2);
+                const F16 B1 = square_a + square_b + c1, B2 = e[2][k] - square_a - square_b + c2;
+                const F16 inv_B1 = reciprocal(B1), inv_B2 = reciprocal(B2), inv = inv_B1 * inv_B2, S = A1 * A2 * inv;
+                const F16 weight = load(weight_rows[k] + 16 * (j / 3));
+                similarity[k] = fma_(weight, S, similarity[k]);
+                if (!in.saved) continue;
+                float* to = maps + 16 * (k * 3 * wide + SSIM_HALO + j);
+                const F16 twice = weight * two * inv;
+                store(to, fma_(b * (A2 - A1), twice, -(weight * two * a * S * (inv_B1 - inv_B2))));
+                store(to + 16 * wide, -(weight * S * inv_B2));
+                store(to + 32 * wide, A1 * twice);
+            }
+        }
+        for (int k = 0; k < count; ++k) {
+            const int64_t y = m + k;
+            if (y >= y0 && y < y1) job.ssim[image * in.height + y] = (double)sum(similarity[k]);
+            if (!in.saved) continue;
+            for (int q = 0; q < 3; ++q) {
+                float* to = map_rings + 16 * ((y - first_map) % SSIM_RING * 3 + q) * n;
+                float* row = maps + 16 * ((k * 3 + q) * wide + SSIM_HALO);
                 if (y < 0 || y >= in.height) {
-                    if (gradient)
-                        for (int q = 0; q < 3; ++q) store(maps + (q * map_rows + r) * stride + SSIM_PAD + left + i, F16(0.0f));
+                    memset(to, 0, (size_t)(n * 16) * sizeof(float));
                     continue;
                 }
-                F16 e[4];
-                for (int q = 0; q < 4; ++q) e[q] = load(column + (r * 4 + q) * SSIM_COLUMN + i);
-                const F16 square_a = e[0] * e[0], square_b = e[1] * e[1], product = e[0] * e[1];
-                const F16 A1 = two * product + c1, A2 = two * (e[3] - product) + c2;
-                const F16 B1 = square_a + square_b + c1, B2 = e[2] - square_a - square_b + c2;
-                const F16 inv_B1 = reciprocal(B1), inv_B2 = reciprocal(B2), inv = inv_B1 * inv_B2, S = A1 * A2 * inv;
-                const F16 weight = ssim_weights(in, b, y, left + i, job.inv_count);
-                if (y >= y0 && y < y1) ssim_sums[y - y0] += (double)sum(weight * S);
-                if (!gradient) continue;
-                float* to = maps + r * stride + SSIM_PAD + left + i;
-                store(to, weight * two * (e[1] * (A2 - A1) * inv - e[0] * S * (inv_B1 - inv_B2)));
-                store(to + map_rows * stride, -(weight * S * inv_B2));
-                store(to + 2 * map_rows * stride, weight * two * A1 * inv);
+                fill_halos(row, n);
+                blur_row([=](int64_t i) { return load(row + i); }, to, layout.pixels, job.window);
             }
         }
     }
-    for (int64_t y = y0; y < y1; ++y) {
-        job.ssim[b * in.height + y] = ssim_sums[y - y0];
-        if (!in.l1) continue;
+
+    // ∂/∂a = blur(∂/∂E[a]) + 2a blur(∂/∂E[a²+b²]) + b blur(∂/∂E[ab]) of `count` rows from y on.
+    AV_INLINE void gradient_rows(int64_t y, int count) {
+        const int64_t n = layout.registers, W3 = 3 * (int64_t)in.width;
+        int64_t ring[SSIM_RING];
+        for (int k = 0; k < SSIM_RING; ++k) ring[k] = (y - SSIM_R + k - first_map) % SSIM_RING * 3 * n * 16;
+        for (int k = 0; k < count; ++k) {
+            load_segments(in.a + (image * in.height + y + k) * W3, W3, n, pixels + 16 * 2 * k * n);
+            load_segments(in.b + (image * in.height + y + k) * W3, W3, n, pixels + 16 * (2 * k + 1) * n);
+        }
+        for (int64_t j = 0; j < n; ++j) {
+            F16 e[3][SSIM_CHUNK];
+            for (int q = 0; q < 3; ++q) blur_down(map_rings + 16 * (q * n + j), ring, e[q], job.window);
+            for (int k = 0; k < count; ++k) {
+                float* a = pixels + 16 * (2 * k * n + j);
+                const F16 va = load(a);
+                store(a, fma_(va + va, e[1][k], fma_(load(a + 16 * n), e[2][k], e[0][k])));
+            }
+        }
+        for (int k = 0; k < count; ++k)
+            store_segments((float*)in.saved + (image * in.height + y + k) * W3, W3, n, pixels + 16 * 2 * k * n);
+    }
+
+    AV_INLINE void run() {
+        const int64_t last_map = in.saved ? y1 + SSIM_R : y1;
+        int64_t read = first_source, done = y0;
+        for (int64_t m = first_map; m < last_map; m += SSIM_CHUNK) {
+            const int count = last_map - m < SSIM_CHUNK ? (int)(last_map - m) : SSIM_CHUNK;
+            for (; read < m + count + SSIM_R; ++read) read_row(read);
+            map_rows(m, count);
+            const int64_t ready = m + count - SSIM_R;
+            if (!in.saved || ready <= done) continue;
+            gradient_rows(done, (int)(ready - done));
+            done = ready;
+        }
+    }
+};
+
+static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scratch) {
+    SsimStrip rows(job, b, strip, scratch);
+    rows.run();
+    const AvSsim& in = *job.args;
+    if (!in.l1) return;
+    const int64_t W3 = 3 * (int64_t)in.width;
+    for (int64_t y = rows.y0; y < rows.y1; ++y) {
         const float *a = in.a + (b * in.height + y) * W3, *c = in.b + (b * in.height + y) * W3;
         F16 total = F16(0.0f);
         for (int64_t i = 0; i < W3; i += 16) {
@@ -231,39 +340,20 @@ static void ssim_strip(const SsimJob& job, int64_t b, int64_t strip, float* scra
         }
         job.l1[b * in.height + y] = (double)sum(total) * (double)job.inv_count;
     }
-    if (!gradient) return;
-    // ∂/∂a = blur(∂/∂E[a]) + 2a blur(∂/∂E[a²+b²]) + b blur(∂/∂E[ab])
-    float* out = (float*)in.saved + b * in.height * W3;
-    for (int64_t left = 0; left < W3; left += SSIM_COLUMN) {
-        for (int64_t r = 0; r < map_rows; ++r)
-            for (int q = 0; q < 3; ++q)
-                blur_horizontal(maps + (q * map_rows + r) * stride + SSIM_PAD + left, column + (r * 3 + q) * SSIM_COLUMN, window);
-        for (int i = 0; i < 3 * SSIM_COLUMN; i += 16) blur_vertical(column + i, 3 * SSIM_COLUMN, y1 - y0, window);
-        for (int i = 0; i < SSIM_COLUMN && left + i < W3; i += 16) {
-            const int n = W3 - left - i < 16 ? (int)(W3 - left - i) : 16;
-            for (int64_t y = y0; y < y1; ++y) {
-                F16 e[3];
-                for (int q = 0; q < 3; ++q) e[q] = load(column + ((y - y0) * 3 + q) * SSIM_COLUMN + i);
-                const int64_t at = (y - s0) * stride + SSIM_PAD + left + i;
-                const F16 g = e[0] + two * load(source[0] + at) * e[1] + load(source[1] + at) * e[2];
-                store_part(out + y * W3 + left + i, g, n);
-            }
-        }
-    }
 }
 
 static int32_t ssim_forward(const AvSsim* args) {
     const int threads = args->launch.threads;
     SsimJob job;
     job.args = args, job.window = ssim_window();
-    job.strips = ssim_strips(args->height, args->width, threads);
+    job.layout = ssim_layout(args->height, args->width, threads);
     job.inv_count = (float)(1.0 / (3.0 * (args->height - 2 * args->crop) * (args->width - 2 * args->crop)));
     char* base = (char*)(((uintptr_t)args->scratch + 63) / 64 * 64);
     float* strips = (float*)base;
-    job.l1 = (double*)(base + threads * job.strips.bytes);
+    job.l1 = (double*)(strips + threads * job.layout.floats);
     job.ssim = job.l1 + args->B * args->height;
-    parallel_for(threads, args->B * job.strips.count, [&](int64_t task, int worker) {
-        ssim_strip(job, task / job.strips.count, task % job.strips.count, strips + worker * (job.strips.bytes / 4));
+    parallel_for(threads, args->B * job.layout.strips, [&](int64_t task, int worker) {
+        ssim_strip(job, task / job.layout.strips, task % job.layout.strips, strips + worker * job.layout.floats);
     });
     for (int64_t b = 0; b < args->B; ++b) {
         double l1 = 0, ssim = 0;
