@@ -2,7 +2,15 @@
 
 A gate of correctness comes first: images within 1e-5 and gradients within 1e-4 relative of the float64 reference, the same
 bits for 1, 2 and 4 threads. Then times on generated head-like scenes: CPU time per thread and wall time, minimum and
-median, and the ratio to plain torch in the same run. Minima travel between runs; a busy machine shows in the medians.
+median, and the ratio to plain torch in the same run. Minima travel between runs; a busy machine shows in the medians. Last, the
+machine: instruction sets, two threads, a loaded core (bench_machine.py).
+
+What bounds the splat, counted: one visit of a 4×4 block by a Gaussian (76,000 of them at 20k, 256²; 358,000 at 100k, 512²) takes
+15 multiplications and multiply-adds of sixteen lanes forward, and 30 backward besides 16 shuffles per Gaussian and tile. A
+processor that issues one of them per cycle (Zen 4: two pipes of 256 bits) needs 15 and 30 cycles at least, one that issues two
+half of that. Everything else included, compositing takes about 24 cycles a visit forward and 60 backward here
+(`perf record -e cpu-clock` gives the shares of the stages). At 100k the caches end: parameters, records, slots and gradients are
+100 MB of traffic a step, 4 ms at the 25 GB/s that one core gets.
 """
 
 from __future__ import annotations
@@ -21,8 +29,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cuda_ext import ops, reference
-from cuda_ext.bench_scenes import Scene, head_scene
+from cuda_ext import bench_machine, hash_grid, ops, reference
+from cuda_ext.bench_scenes import Scene, head_like_mesh, head_scene, ray_positions
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,14 @@ class Row:
         return None if self.torch is None else self.torch / self.cpu_min
 
 
-def measure(name: str, size: str, threads: int, run: Callable[[], object], seconds: float, torch_run: Callable[[], object] | None = None) -> Row:
+def measure(
+    name: str,
+    size: str,
+    threads: int,
+    run: Callable[[], object],
+    seconds: float,
+    torch_run: Callable[[], object] | None = None,
+) -> Row:
     """Repeat `run` for about `seconds`, at least five times after two to warm up."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -192,13 +207,51 @@ def adam_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
     return measure("adam", f"{n // 1000}k × 59", threads, mine.step, seconds, theirs.step if compare else None)
 
 
-def head_like_mesh(rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """A closed-enough ellipsoid of quads cut in two: vertices [V, 3], faces [F, 3]."""
-    theta, phi = torch.meshgrid(torch.linspace(0.05, 3.09, rows), torch.linspace(0, 6.2832, columns), indexing="ij")
-    vertices = torch.stack([0.08 * theta.sin() * phi.cos(), 0.115 * theta.cos(), 0.1 * theta.sin() * phi.sin()], -1)
-    corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).flatten()
-    faces = [[corner, corner + 1, corner + columns], [corner + 1, corner + columns + 1, corner + columns]]
-    return vertices.reshape(-1, 3), torch.cat([torch.stack(f, 1) for f in faces])
+def hash_rows(threads: int, seconds: float, compare: bool) -> list[Row]:
+    """Encode samples along rays; the gradient is to the table.
+
+    Plain torch twice: level by level and corner by corner, as it is mostly written and as the reference is (its gradient allocates a
+    table per corner); and all corners in one gather, the fastest way found.
+    """
+    grid = hash_grid.HashGrid.build()
+    positions, table = ray_positions(512, 64), grid.init().requires_grad_()
+    upstream = torch.rand(len(positions), grid.channels)
+    encoders = {"hash_encode": hash_grid._reference, "hash_encode (one gather)": _one_gather} if compare else {"hash_encode": None}
+
+    def forward(encode: Callable) -> None:
+        with torch.no_grad():
+            encode(grid, positions, table)
+
+    def both(encode: Callable) -> None:
+        encode(grid, positions, table).backward(upstream)
+        table.grad = None
+
+    found = []
+    for name, plain in encoders.items():
+        for step, run in (("forward", forward), ("f+b", both)):
+            torch_run = None if plain is None else lambda run=run, plain=plain: run(plain)
+            label = f"{len(positions) // 1024}k, {grid.levels} levels"
+            found.append(measure(f"{name} {step}", label, threads, lambda run=run: run(hash_grid.hash_encode), seconds, torch_run))
+    return found
+
+
+def _one_gather(grid: hash_grid.HashGrid, positions: Tensor, table: Tensor) -> Tensor:
+    """hash_encode in plain torch with one index_select for all levels and corners."""
+    corner = torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)])
+    rows, weights = [], []
+    for level, (scale, resolution) in enumerate(zip(grid.scales, grid.resolutions, strict=True)):
+        size = grid.offsets[level + 1] - grid.offsets[level]
+        p = positions * scale + 0.5
+        low = p.floor()
+        fraction = (p - low)[:, None]
+        i, j, k = (low.long()[:, None] + corner).unbind(-1)
+        dense = resolution**3 <= size
+        row = i + resolution * (j + resolution * k) if dense else i ^ (j * 2654435761 & 0xFFFFFFFF) ^ (k * 805459861 & 0xFFFFFFFF)
+        rows.append(grid.offsets[level] + row % size)
+        weights.append(torch.where(corner == 1, fraction, 1 - fraction).prod(-1))
+    index, weight = torch.stack(rows, 1), torch.stack(weights, 1)
+    picked = table.index_select(0, index.flatten()).view(*index.shape, grid.features)
+    return (picked * weight[..., None]).sum(2).flatten(1)
 
 
 def bind_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
@@ -217,7 +270,14 @@ def bind_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
             leaf.grad = None
 
     plain = (lambda: run(reference.bind)) if compare else None
-    return measure("bind forward+backward", f"{n // 1000}k on {len(faces) // 1000}k", threads, lambda: run(ops.bind), seconds, plain)
+    return measure(
+        "bind forward+backward",
+        f"{n // 1000}k on {len(faces) // 1000}k",
+        threads,
+        lambda: run(ops.bind),
+        seconds,
+        plain,
+    )
 
 
 def mesh_row(cameras: int, size: int, threads: int, seconds: float) -> Row:
@@ -310,6 +370,7 @@ def rows(quick: bool) -> list[Row]:
         found.append(adam_row(20_000, threads, seconds, first))
         found.append(skin_row(threads, seconds, first))
         found.append(blend_row(20_000, threads, seconds, first))
+        found += hash_rows(threads, seconds, compare=first and not quick)
         found.append(bind_row(20_000, threads, seconds, first))
         found.append(mesh_row(4, 256, threads, seconds))
         found.append(step_row(20_000, 256, threads, seconds))
@@ -318,7 +379,9 @@ def rows(quick: bool) -> list[Row]:
 
 def table(found: list[Row]) -> str:
     """For people."""
-    lines = [f"{'operator':26} {'size':20} {'threads':>7} {'cpu min':>8} {'median':>8} {'wall min':>8} {'median':>8} {'torch':>9} {'ratio':>7}"]
+    lines = [
+        f"{'operator':26} {'size':20} {'threads':>7} {'cpu min':>8} {'median':>8} {'wall min':>8} {'median':>8} {'torch':>9} {'ratio':>7}"
+    ]
     for r in found:
         plain, ratio = ("", "") if r.torch is None else (f"{r.torch:.1f}", f"{r.ratio:.0f}×")
         lines.append(
@@ -332,18 +395,38 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m cuda_ext.bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one size, short repetitions, no plain-torch splat")
+    parser.add_argument("--machine", action="store_true", help="only two threads against one, a loaded core, and the instruction sets")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(argv)
     kernels = ops.available()
-    print(f"CPU kernels: {kernels['cpu']}; CUDA kernels: {kernels['cuda']}; {platform.processor() or platform.machine()}, torch {torch.__version__}")
+    print(
+        f"CPU kernels: {kernels['cpu']}; CUDA kernels: {kernels['cuda']}; {platform.processor() or platform.machine()}, torch {torch.__version__}"
+    )
     figures = gate()
     print("correct: " + ", ".join(f"{k} {v:.1e}" if not isinstance(v, bool) else f"{k} {v}" for k, v in figures.items()))
-    found = rows(arguments.quick)
-    print("milliseconds; CPU time per thread\n" + table(found))
+    found = [] if arguments.machine else rows(arguments.quick)
+    if found:
+        print("milliseconds; CPU time per thread\n" + table(found))
+    machine = [] if arguments.quick and not arguments.machine else bench_machine.findings(arguments.quick)
+    if machine:
+        print("the machine: splat forward+backward\n" + bench_machine.table(machine))
     if arguments.json is not None:
-        report = {"kernels": kernels, "gate": figures, "rows": [asdict(r) | {"ratio": r.ratio} for r in found]}
-        arguments.json.write_text(json.dumps(report, indent=1))
+        report = {
+            "kernels": kernels, "gate": figures, "rows": [asdict(r) | {"ratio": r.ratio} for r in found],
+            "machine": [asdict(f) for f in machine],
+        }  # fmt: skip
+        _write(arguments.json, json.dumps(report, indent=1))
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,24 @@ def head_scene(n: int, width: int, height: int, cameras: int = 1, seed: int = 0)
     return Scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height)
 
 
+def head_like_mesh(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """A closed-enough ellipsoid of quads cut in two: vertices [V, 3], faces [F, 3]."""
+    theta, phi = torch.meshgrid(torch.linspace(0.05, 3.09, rows), torch.linspace(0, 6.2832, columns), indexing="ij")
+    vertices = torch.stack([0.08 * theta.sin() * phi.cos(), 0.115 * theta.cos(), 0.1 * theta.sin() * phi.sin()], -1)
+    corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).flatten()
+    faces = [[corner, corner + 1, corner + columns], [corner + 1, corner + columns + 1, corner + columns]]
+    return vertices.reshape(-1, 3), torch.cat([torch.stack(f, 1) for f in faces])
+
+
+def ray_positions(rays: int, samples: int, seed: int = 0) -> Tensor:
+    """Samples [rays · samples, 3] in the unit cube, ray by ray: what an encoder of positions is asked for."""
+    random = torch.Generator().manual_seed(seed)
+    start = torch.cat([torch.rand(rays, 2, generator=random), torch.zeros(rays, 1)], -1)
+    end = torch.cat([(start[:, :2] + 0.1 * torch.randn(rays, 2, generator=random)).clamp(0, 1), torch.ones(rays, 1)], -1)
+    t = (torch.arange(samples) + torch.rand(rays, samples, generator=random)) / samples
+    return (start[:, None] + t[..., None] * (end - start)[:, None]).reshape(-1, 3)
+
+
 def _turn_z_to(normals: Tensor, spin: Tensor) -> Tensor:
     """Quaternions wxyz [N, 4] that take z to `normals` [N, 3] after a turn by `spin` [N] about z."""
     x, y, z = normals.unbind(-1)

@@ -1,0 +1,41 @@
+"""What `python -m cuda_ext.bench` compares with is right, and its files are whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cuda_ext import bench, bench_machine, hash_grid
+from cuda_ext.bench_scenes import ray_positions
+
+
+def test_both_plain_hash_grids_agree():
+    grid = hash_grid.HashGrid.build(levels=6, log2_size=9)
+    positions, table = ray_positions(5, 8), torch.randn(grid.rows, grid.features)
+    torch.testing.assert_close(bench._one_gather(grid, positions, table), hash_grid._reference(grid, positions, table))
+
+
+def test_rays_stay_in_the_cube_and_go_through_it():
+    positions = ray_positions(50, 16)
+    assert positions.shape == (800, 3) and positions.min() >= 0 and positions.max() <= 1
+    assert (positions.view(50, 16, 3)[:, 1:, 2] > positions.view(50, 16, 3)[:, :-1, 2]).all()
+
+
+def test_a_report_is_whole_or_not_there(tmp_path):
+    file = tmp_path / "report.json"
+    bench._write(file, json.dumps({"rows": []}))
+    with pytest.raises(UnicodeEncodeError):
+        bench._write(file, "\ud800")
+    assert json.loads(file.read_text()) == {"rows": []}
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_child_measures_the_instruction_set_that_it_was_asked_for():
+    child = bench_machine._Child("base")
+    try:
+        assert 0 < child.measure(200, 32, 0.0) < float("inf")
+    finally:
+        child.close()
+    assert child.process.returncode == 0
