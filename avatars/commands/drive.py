@@ -21,7 +21,7 @@ from avatars.errors import UserError
 
 EXAMPLES = (
     ("a Live Link Face take with its sound", "avatars drive out/demo/avatar --codes take.csv --audio take.wav --out clip.mp4"),
-    ("someone else's tracked sentence", "avatars drive out/anna/avatar --codes out/demo/tracked --sequence SEN-1 --audio out/demo/tracked/audio/SEN-1.wav --out clip.mp4"),
+    ("what another avatar did, with its sound", "avatars drive out/anna/avatar --codes out/demo/avatar --sequence SEN-1 --out clip.mp4"),
     ("seconds 2 to 7 of a mirrored recording whose pitch goes the other way", "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --start 2 --end 7 --out clip.mp4"),
 )
 MOST_FRAMES = 1_000_000  # of a video; more is a mistake in the codes' times
@@ -44,7 +44,9 @@ class Drive:
     out: Path = Path("clip.mp4")
     """The video to write."""
     audio: Path | None = None
-    """Sound that began with the codes; cut to the video."""
+    """Sound that began with the codes; cut to the video. Left out: that of the folder's --sequence, where it has one."""
+    no_sound: bool = False
+    """Leave the folder's sound out."""
     start: float = 0.0
     """Begin here, in seconds of the codes."""
     end: float | None = None
@@ -102,10 +104,16 @@ class Drive:
         cameras = self.shot.cameras(avatar, subject_of(rest), len(poses))
         if self.save_codes is not None:
             save_codes(self.save_codes, codes)
-        with open_video(self.out, fps, self.audio, audio_start=self.start) as video:
+        sound = self._sound()
+        with open_video(self.out, fps, sound, audio_start=self.start) as video:
             for picture in play(avatar, poses, cameras, parse_color(self.shot.background), self.shot.backend, console.progress, "driving"):
                 video.write(picture)
-        console.say(f"{self.out}  {len(poses)} frames, {len(poses) / fps:.2f} s{', with sound' if self.audio else ''}")
+        console.say(f"{self.out}  {len(poses)} frames, {len(poses) / fps:.2f} s{', with sound' if sound else ''}")
+
+    def _sound(self) -> Path | None:
+        """The sound to take: the one that was asked for, else the one that lies with the codes."""
+        beside = self.codes / "audio" / f"{self.sequence}.wav"
+        return self.audio or (beside if self.sequence and not self.no_sound and self.codes.is_dir() and beside.is_file() else None)
 
 
 def command() -> type:

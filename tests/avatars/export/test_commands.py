@@ -94,6 +94,10 @@ def test_drive_with_the_codes_of_another_folder(toy_folder: Path, tiny_tracked: 
     for source in (toy_folder, tiny_tracked.folder):
         assert main(["drive", str(toy_folder), "--codes", str(source), "--sequence", "TWO", "--out", str(tmp_path / "c.mp4")]) == 0
         assert len(opened(tmp_path / "c.mp4")[0]) == 2
+    capsys.readouterr()
+    drive = ["drive", str(toy_folder), "--codes", str(toy_folder), "--sequence", "ONE", "--out", str(tmp_path / "e.mp4")]
+    assert main(drive) == 0 and "with sound" in capsys.readouterr().out  # the sequence's own
+    assert main([*drive, "--no-sound"]) == 0 and "with sound" not in capsys.readouterr().out
     assert main(["drive", str(toy_folder), "--codes", str(toy_folder), "--sequence", "FIVE", "--out", str(tmp_path / "d.mp4")]) == 2
     assert "no sequence 'FIVE'; it has ONE, TWO" in capsys.readouterr().err
     assert main(["drive", str(toy_folder), "--codes", str(tmp_path), "--out", str(tmp_path / "d.mp4")]) == 2
