@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from avatars.errors import UserError
 from viewer.bar import Bar, Guest
 from viewer.cameras import Orbit, orbit
-from viewer.display import ImageDisplay
+from viewer.display import ImageDisplay, encode
 from viewer.incoming import Judge, judged
 from viewer.live import LiveLink
 from viewer.loop import RenderLoop
@@ -76,10 +76,10 @@ class Viewer:
         self.watcher: Watcher | None = None  # of the training whose newest state is on the stage
         self.guests: dict[int, _Kept] = {}
         self._departed: dict[str, Session] = {}  # by key, the latest last
-        self._curves: dict[str, np.ndarray] = {}
+        self._curves: dict[tuple[str, str], np.ndarray] = {}  # (camera, avatar) → figures
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        page = Page(f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound)
+        page = Page(f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound, self._thumbnail)
         bar = Bar(self._find, self.curve, lambda: self.watcher.state if self.watcher is not None else "")
 
         async def socket(connection: Any) -> bool:
@@ -122,9 +122,8 @@ class Viewer:
         return f"http://{'localhost' if host in ('0.0.0.0', '::') else host}:{self.port}/?token={self.gate.token}"
 
     def curve(self, session: Session) -> np.ndarray | None:
-        """PSNR per frame and region [T, 3] (NaN: not yet measured) of the camera that a session compares through, else None."""
-        camera = session.camera
-        return self._curves.get(camera) if camera is not None else None
+        """PSNR and SSIM per frame and region [T, 2, 3] (NaN: not yet measured) through the camera that a session looks through, else None."""
+        return self._curves.get((session.camera, session.subject)) if session.camera is not None else None
 
     # Guests ------------------------------------------------------------------------------------------------------
 
@@ -225,6 +224,12 @@ class Viewer:
             return None
         return self.stage.sound(timeline.segments[number].name)
 
+    def _thumbnail(self, key: str, camera: int, frame: int) -> bytes | None:
+        if not 0 <= camera < len(self.stage.camera_names) or self._find(key) is None:
+            return None
+        picture = self.stage.thumbnail(self.stage.camera_names[camera], frame)
+        return None if picture is None else encode(picture, exact=False)
+
     def change_stage(self, change: Callable[[], None]) -> None:
         """Do something to the stage between two pictures, then draw for everybody again and measure anew."""
 
@@ -258,24 +263,29 @@ class Viewer:
         if session.transport.timeline is not self.stage.timeline:  # somebody has added a performance
             session.transport.timeline = self.stage.timeline
             session.touch()
-        if session.camera is not None and TRUTH in self.stage.references and session.camera not in self._curves:
-            self._measure(session.camera)
+        if session.offered != self.stage.references:  # somebody has opened or closed an avatar
+            session.offered = self.stage.references
+            session.tidy()
+        if session.camera is not None and TRUTH in self.stage.references and (session.camera, session.subject) not in self._curves:
+            self._measure(session.camera, session.subject)
         guest.panels.live.refresh()
         version = session.version
         if version != guest.shown_version and not session.transport.playing:
             guest.shown_version = version
             guest.panels.refresh()
 
-    def _measure(self, camera: str) -> None:
+    def _measure(self, camera: str, subject: str) -> None:
         timeline = self.stage.timeline
         if timeline is None:
             return
-        curve = np.full((timeline.length, len(REGIONS)), np.nan)
-        self._curves[camera] = curve
+        curve = np.full((timeline.length, 2, len(REGIONS)), np.nan)
+        self._curves[camera, subject] = curve
 
         def task() -> Iterator[None]:
             for frame in range(len(curve)):
-                value = self.stage.psnr(frame, camera)
+                if subject and subject not in self.stage.avatars:
+                    return
+                value = self.stage.measure(frame, camera, subject)
                 curve[frame] = np.nan if value is None else value
                 yield
 
@@ -289,19 +299,19 @@ def serve(
     port: int = 8080,
     open_browser: bool = True,
     token: str | None = None,
-    rival_dir: str | Path | None = None,
+    other_dirs: Sequence[str | Path] = (),
     announce: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> None:
     """Serve an avatar folder, or a training in progress, until Ctrl-C; what is newer on disk is shown without a restart.
 
-    `port` 0 takes any free port; `token` None makes a new one. `rival_dir`: a second avatar to compare with, in the same
+    `port` 0 takes any free port; `token` None makes a new one. `other_dirs`: further avatars to compare with, in the same
     pose through the same camera.
     """
     from viewer.avatar_stage import open_stage
 
     if not 0 <= port <= 65535:
         raise UserError(f"port {port} does not exist; use 0 (any free port) or 1–65535.")
-    stage = open_stage(avatar_dir, tracked_dir, rival_dir)
+    stage = open_stage(avatar_dir, tracked_dir, other_dirs)
     try:
         viewer = Viewer(stage, host, port, token)
     except OSError as error:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,65 +18,79 @@ import cv2
 import numpy as np
 import torch
 
-from avatars.avatar import Avatar, load_avatar
+from avatars.avatar import Avatar
 from avatars.camera_path import head_ball
+from avatars.drive import retarget
 from avatars.errors import AvatarError, UserError
-from avatars.metrics import psnr, region_masks
-from avatars.pictures import PictureCache
-from avatars.playback import rest_pose
-from avatars.sequence import Segment, TrackedSequence, load_tracked
+from avatars.export import find, names
+from avatars.playback import tracked_codes
+from avatars.render import render
+from avatars.sequence import TrackedSequence, load_tracked
 from avatars.transforms import axis_angle_to_matrix
-from avatars.types import Cameras, Gaussians, HeadPose
+from avatars.types import Cameras, HeadPose
+from viewer.camera_rig import CameraRig
 from viewer.cameras import Rect, fit, fitted_fov
-from viewer.layers import Colour, draw_color, draw_layer, draw_lines, heat
-from viewer.posing import Track, for_head, posed
+from viewer.ensemble import Ensemble
+from viewer.layers import Colour, draw_layer, draw_lines, heat, legend_of
+from viewer.repertoire import Repertoire
+from viewer.shelf import name_of, nearby, open_folder, packed
 from viewer.splats import Splats, splats_of
-from viewer.stage import LAYERS, REGIONS, TRUTH, Controls, Place, Request, Timeline
-from viewer.takes import read_take, unused_name, write_take
-from viewer.watch import avatar_in_training, in_training
+from viewer.stage import LAYERS, TRUTH, Controls, Legend, Place, Request, Timeline
+from viewer.takes import read_take, write_take
+from viewer.truth import Truth
 
-CURVE_HEIGHT = 400  # pictures for the PSNR curve are at most this tall
-_KEPT_POSES = 4
 _LOCAL = threading.local()
 
 
 class AvatarStage:
-    """See `viewer.stage.Stage`. `tracked` brings the truth pictures, `rival` another avatar to compare with."""
+    """See `viewer.stage.Stage`. `tracked` brings the truth pictures, `others` are further avatars to compare with."""
 
     def __init__(
-        self, avatar: Avatar, tracked: TrackedSequence | None = None, rival: Avatar | None = None, backend: str = "auto", name: str | None = None
+        self, avatar: Avatar, tracked: TrackedSequence | None = None, others: Sequence[Avatar] = (), backend: str = "auto", name: str | None = None
     ) -> None:
-        self.avatar, self.tracked, self.rival, self.backend = avatar, tracked, rival, backend
+        self.tracked, self.backend = tracked, backend
         line = avatar.timeline
-        self.name = name or name_of(avatar)
+        self.name = name or name_of(avatar.folder)
         self.expression_names = tuple(avatar.head.expression_names)
-        self.timeline: Timeline | None = Timeline(line.fps, line.segments) if line.frame_count else None
         self.camera_names = tuple(line.cameras.names)
         self.layers: tuple[str, ...] = LAYERS
-        truth = tracked is not None and bool(self.camera_names) and line.frame_count > 0
-        self.references: tuple[str, ...] = (*((TRUTH,) if truth else ()), *(() if rival is None else (_rival_name(rival, self.name),)))
         self.held_out = frozenset(line.held_out_cameras) | frozenset(line.held_out_sequences)
-        self._pictures = PictureCache(tracked, megabytes=200) if tracked is not None else None
-        self._rest = rest_pose(avatar)
-        self._track = Track(line.codes) if line.frame_count else None
         self.status = ""
-        self._adding = threading.Lock()
-        self._posed: OrderedDict[tuple[int, float, Controls], tuple[HeadPose, Gaussians]] = OrderedDict()
+        self.nearby: Mapping[str, str] = nearby(avatar.folder)
+        self.exports: Mapping[str, str] = {n: find(n).DESCRIPTION for n in names()}
+        self._truth = Truth(tracked) if tracked is not None and self.camera_names and line.frame_count else None
+        self._repertoire = Repertoire(line)
+        self.timeline: Timeline | None = self._repertoire.timeline
+        self._ensemble = Ensemble(self.name, avatar, self._repertoire, backend)
+        for other in others:
+            self._ensemble.add(other, name_of(other.folder))
+        self.avatars: tuple[str, ...] = ()
+        self.references: tuple[str, ...] = ()
+        self._list_avatars()
         self._range = torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).cpu().numpy() if line.frame_count else None
         self.place = self._find_place()
+        self._rig = CameraRig(line.cameras, tracked, self.place, self.held_out)
         self.figures: Mapping[str, str] = self._figures()
+
+    @property
+    def avatar(self) -> Avatar:
+        """The first avatar, whose stage this is."""
+        return self._ensemble[self.name]
 
     # Facts -------------------------------------------------------------------------------------------------------
 
     def weights(self, time: float) -> np.ndarray:
         """See `viewer.stage.Stage`."""
-        if self._track is None:
-            return np.zeros(len(self.expression_names))
-        return self._track.at(time, self._stop(time)).expression[0].cpu().numpy()
+        pose = self._repertoire.at(time)
+        return np.zeros(len(self.expression_names)) if pose is None else pose.expression[0].cpu().numpy()
 
     def trained_range(self) -> np.ndarray | None:
         """See `viewer.stage.Stage`."""
         return self._range
+
+    def legend(self, request: Request) -> Legend | None:
+        """See `viewer.stage.Stage`."""
+        return legend_of(request, self._ensemble[request.subject], self.place)
 
     def view(self, camera: str, aspect: float) -> tuple[tuple[float, ...], float]:
         """See `viewer.stage.Stage`."""
@@ -85,58 +99,92 @@ class AvatarStage:
         fov = 2 * math.atan(cameras.height / 2 / float(cameras.Ks[0, 1, 1]))
         return tuple(float(v) for v in viewmat.ravel()), fitted_fov(fov, cameras.width, cameras.height, aspect)
 
+    def camera_at(self, request: Request, x: float, y: float) -> str | None:
+        """See `viewer.stage.Stage`."""
+        if request.camera is not None:
+            return None
+        return self._rig.at(self._cameras(request, Rect(0, 0, request.width, request.height))[0], x, y)
+
+    def thumbnail(self, camera: str, frame: int) -> np.ndarray | None:
+        """See `viewer.stage.Stage`."""
+        return self._rig.thumbnail(camera, frame)
+
     def sound(self, sequence: str) -> Path | None:
         """See `viewer.stage.Stage`."""
-        return self.avatar.audio(sequence) or (self.tracked.audio(sequence) if self.tracked is not None else None)
+        return self._repertoire.sound(sequence) or self.avatar.audio(sequence) or (self.tracked.audio(sequence) if self.tracked is not None else None)
 
     @torch.no_grad()
-    def psnr(self, frame: int, camera: str) -> tuple[float, ...] | None:
+    def measure(self, frame: int, camera: str, subject: str) -> np.ndarray | None:
         """See `viewer.stage.Stage`."""
-        truth = self._truth(frame, camera, (1.0, 1.0, 1.0))
-        if truth is None:
+        if self._truth is None:
             return None
         _one_torch_thread()
-        cameras = self.avatar.timeline.cameras.select([camera])
-        scale = min(1.0, CURVE_HEIGHT / cameras.height)
-        size = max(round(cameras.width * scale), 1), max(round(cameras.height * scale), 1)
-        cameras = cameras.resized(*size)
-        pose, gaussians = self._pose(float(frame), Controls())
-        rendered = torch.from_numpy(draw_color(self.avatar, gaussians, cameras, (1.0, 1.0, 1.0), self.backend))[None]
-        picture, mask = (torch.from_numpy(cv2.resize(x, size, interpolation=cv2.INTER_AREA))[None] for x in truth)
-        vertices = self.avatar.vertices(pose)[0]
-        masks = region_masks(self.avatar.head, vertices, cameras.to(vertices.device), mask.to(vertices.device))
-        return tuple(float(psnr(rendered, picture, None if (m := masks[name]) is None else m.cpu())) for name in REGIONS)
+        pose, gaussians = self._ensemble.posed(subject, float(frame), Controls())
+        return self._truth.measure(self._ensemble[subject], pose, gaussians, frame, camera, self.backend)
 
     def adopt(self, avatar: Avatar) -> None:
         """Show a newer state of the same avatar; ValueError when it is another head or capture. Call it in the render thread."""
         if tuple(avatar.head.expression_names) != self.expression_names or avatar.timeline.segments != self.avatar.timeline.segments:
             raise ValueError("this is an avatar of another head or capture")
-        self.avatar = avatar
-        self._posed.clear()
+        self._ensemble.replace_lead(avatar)
         self.figures = self._figures()
 
-    # Takes -------------------------------------------------------------------------------------------------------
+    # Avatars and performances ------------------------------------------------------------------------------------
+
+    def open_avatar(self, folder: str) -> str:
+        """See `viewer.stage.Stage`."""
+        avatar = open_folder(folder, self.tracked).to(self.avatar.gaussians.means.device)
+        title = self._ensemble.add(avatar, name_of(avatar.folder))
+        self._list_avatars()
+        return title
+
+    def close_avatar(self, name: str) -> None:
+        """See `viewer.stage.Stage`."""
+        self._ensemble.remove(name)
+        self._list_avatars()
+
+    def performances(self) -> tuple[tuple[str, str], ...]:
+        """See `viewer.stage.Stage`."""
+        return tuple((name, s.name) for name in self.avatars[1:] for s in self._ensemble[name].timeline.segments)
+
+    def borrow(self, avatar: str, sequence: str) -> str:
+        """See `viewer.stage.Stage`."""
+        other = self._ensemble[avatar]
+        codes = tracked_codes(other, sequence)
+        fps = self.timeline.fps if self.timeline is not None else codes.fps
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the head lacks is left out
+            poses = retarget(codes.resampled(fps), self.avatar.head, self._ensemble.rest.to("cpu"))
+        return self._added(f"{sequence} of {avatar}", poses, fps, other.audio(sequence))
 
     def add_take(self, name: str, content: bytes) -> str:
         """See `viewer.stage.Stage`."""
         fps = self.timeline.fps if self.timeline is not None else None
-        poses, fps = read_take(name, content, self.avatar.head, self._rest, fps)
-        poses = poses.to(self.avatar.gaussians.means.device)
-        with self._adding:  # every browser may
-            known = self.timeline.segments if self.timeline is not None else ()
-            title, start = unused_name(name, {s.name for s in known}), known[-1].stop if known else 0
-            self._track = Track(poses if self._track is None else HeadPose.cat([self._track.codes, poses]))
-            self.timeline = Timeline(fps, (*known, Segment(title, start, start + len(poses))))
-        return title
+        poses, fps = read_take(name, content, self.avatar.head, self._ensemble.rest, fps)
+        return self._added(name, poses, fps)
 
     def save_take(self, sequence: str, held: Mapping[str, float], suffix: str) -> bytes:
         """See `viewer.stage.Stage`."""
-        segments = self.timeline.segments if self.timeline is not None else ()
-        segment = next((s for s in segments if s.name == sequence), None)
-        if segment is None or self._track is None or self.timeline is None:
+        poses = self._repertoire.poses(sequence)
+        if poses is None or self.timeline is None:
             raise UserError(f"there is no sequence {sequence!r} to save.")
-        poses = self._track.codes[slice(segment.start, segment.stop)]
         return write_take(poses, held, self.avatar.head, self.timeline.fps, suffix)
+
+    @torch.no_grad()
+    def export(self, format: str, request: Request) -> tuple[str, bytes]:
+        """See `viewer.stage.Stage`."""
+        pose = self._ensemble.pose(request.subject, request.time, request.controls)
+        return packed(self._ensemble[request.subject], pose, format, request.subject or self.name)
+
+    def _added(self, name: str, poses: HeadPose, fps: float, sound: Path | None = None) -> str:
+        title = self._repertoire.add(name, poses.to(self.avatar.gaussians.means.device), fps, sound)
+        self.timeline = self._repertoire.timeline
+        return title
+
+    def _list_avatars(self) -> None:
+        self.avatars = self._ensemble.names
+        several = self.avatars if len(self.avatars) > 1 else ()
+        self.references = (*((TRUTH,) if self._truth is not None else ()), *several)
 
     # Pictures ----------------------------------------------------------------------------------------------------
 
@@ -152,7 +200,10 @@ class AvatarStage:
         unseen = request.against == TRUTH and (request.camera is None or request.time >= self.avatar.timeline.frame_count)
         if mode == "Render" or unseen:
             cameras, _ = self._cameras(request, Rect(0, 0, width, height))
-            return _bytes(self._layer(request, cameras, background))
+            picture = self._layer(request, cameras, background)
+            if request.frustums and request.camera is None:
+                picture = self._with_cameras(picture, request, cameras)
+            return _bytes(picture)
         canvas = np.empty((height, width, 3), np.float32)
         canvas[:] = (0, 0, 0) if mode == "Error" else background
         if mode == "Side by side":
@@ -174,36 +225,35 @@ class AvatarStage:
     def splats(self, request: Request) -> Splats:
         """See `viewer.stage.Stage`."""
         _one_torch_thread()
-        return splats_of(self._pose(request.time, request.controls)[1])
+        return splats_of(self._ensemble.posed(request.subject, request.time, request.controls)[1])
 
-    def _layer(self, request: Request, cameras: Cameras, background: Colour, avatar: Avatar | None = None) -> np.ndarray:
-        avatar = avatar or self.avatar
-        pose, gaussians = self._pose(request.time, request.controls, avatar)
-        picture = draw_layer(request.layer, avatar, pose, gaussians, cameras, background, self.place, self.backend)
+    def _layer(self, request: Request, cameras: Cameras, background: Colour, name: str | None = None) -> np.ndarray:
+        name = request.subject if name is None else name
+        avatar = self._ensemble[name]
+        pose, gaussians = self._ensemble.posed(name, request.time, request.controls)
+        picture = draw_layer(
+            request.layer, avatar, pose, gaussians, cameras, background, self.place, self.backend, lambda: self._ensemble.texture(name)
+        )
         return draw_lines(picture, avatar, pose, cameras) if request.lines else picture
+
+    def _with_cameras(self, picture: np.ndarray, request: Request, cameras: Cameras) -> np.ndarray:
+        gaussians = self._ensemble.posed(request.subject, request.time, request.controls)[1]
+        cover = render(gaussians, cameras, torch.zeros(3), self.backend).alpha[0, ..., 0].cpu().numpy()
+        segment = self.timeline.segment_at(request.time) if self.timeline is not None else None
+        return self._rig.drawn(picture, cover, cameras, segment, request.pointed)
 
     def _reference(self, request: Request, cameras: Cameras, background: Colour) -> np.ndarray:
         """What the avatar is compared with, as large as `cameras` see it."""
-        if request.against != TRUTH and self.rival is not None:
-            return self._layer(replace(request, layer=LAYERS[0]), cameras, background, self.rival)
-        truth = self._truth(int(request.time), request.camera or "", background)
+        if request.against != TRUTH:
+            return self._layer(replace(request, layer=LAYERS[0]), cameras, background, request.against)
+        truth = self._truth.picture(int(request.time), request.camera or "", background) if self._truth is not None else None
         if truth is None:
             raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
         smaller = cameras.width < truth[0].shape[1]
         picture = cv2.resize(truth[0], (cameras.width, cameras.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-        return draw_lines(picture, self.avatar, self._pose(request.time, request.controls)[0], cameras) if request.lines else picture
+        return draw_lines(picture, self.avatar, self._ensemble.posed("", request.time, request.controls)[0], cameras) if request.lines else picture
 
-    def _truth(self, frame: int, camera: str, background: Colour) -> tuple[np.ndarray, np.ndarray] | None:
-        if self.tracked is None or self._pictures is None or camera not in self.tracked.cameras.names:
-            return None
-        index = self.tracked.cameras.names.index(camera)
-        if frame >= self.tracked.frame_count or not self.tracked.valid[frame, index]:
-            return None
-        picture = self._pictures.get(frame, index).astype(np.float32) / 255  # colours times matte, matte
-        alpha = picture[..., 3:]
-        return picture[..., :3] + np.asarray(background, np.float32) * (1 - alpha), alpha[..., 0]
-
-    # Cameras and poses -------------------------------------------------------------------------------------------
+    # Cameras -----------------------------------------------------------------------------------------------------
 
     def _cameras(self, request: Request, canvas: Rect, cut: bool = False) -> tuple[Cameras, Rect]:
         """The camera that draws onto `canvas`; with `cut`, only where the capture's picture lies in it."""
@@ -223,32 +273,9 @@ class AvatarStage:
         Ks[:, 1, 2] += rect.y - canvas.y
         return replace(scaled, Ks=Ks, width=canvas.width, height=canvas.height), canvas
 
-    def _stop(self, time: float) -> int:
-        assert self.timeline is not None
-        return self.timeline.segment_at(time).stop
-
-    def _pose(self, time: float, controls: Controls, avatar: Avatar | None = None) -> tuple[HeadPose, Gaussians]:
-        avatar = avatar or self.avatar
-        key = (id(avatar), time, controls)
-        if key in self._posed:
-            self._posed.move_to_end(key)
-            return self._posed[key]
-        pose = self._posed_head(time, controls)
-        if avatar is not self.avatar:
-            pose = for_head(pose, self.expression_names, avatar.head)
-        result = pose, avatar.at(pose)
-        self._posed[key] = result
-        while len(self._posed) > _KEPT_POSES:
-            self._posed.popitem(last=False)
-        return result
-
-    def _posed_head(self, time: float, controls: Controls) -> HeadPose:
-        recorded = self._track.at(time, self._stop(time)) if self._track is not None else None
-        return posed(self.avatar.head, self._rest, recorded, controls)
-
     def _find_place(self) -> Place:
-        centre, radius = head_ball(self.avatar, self._rest)
-        R = axis_angle_to_matrix(self._rest.rotation[0].double().cpu())
+        centre, radius = head_ball(self.avatar, self._ensemble.rest)
+        R = axis_angle_to_matrix(self._ensemble.rest.rotation[0].double().cpu())
         return Place(tuple(centre.tolist()), tuple(R[:, 2].tolist()), tuple(R[:, 1].tolist()), radius)
 
     def _figures(self) -> dict[str, str]:
@@ -270,37 +297,21 @@ class AvatarStage:
         return figures
 
 
-def name_of(avatar: Avatar) -> str:
-    """What to call it: its folder, or the folder above one that is just called avatar."""
-    folder = avatar.folder.resolve() if avatar.folder is not None else Path("avatar")
-    return (folder.parent.name if folder.name == "avatar" else "") or folder.name
-
-
-def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None, rival_dir: str | Path | None = None) -> AvatarStage:
+def open_stage(avatar_dir: str | Path, tracked_dir: str | Path | None = None, other_dirs: Sequence[str | Path] = ()) -> AvatarStage:
     """Open an avatar folder, with the capture's pictures: from `tracked_dir`, else where the avatar says that they are.
 
-    `rival_dir` is another avatar, which is shown in the same pose through the same camera. A training that has not finished can be
-    opened too, with its `tracked_dir`.
+    `other_dirs` are further avatars, which are shown in the same pose through the same camera. Trainings that have not finished can be
+    opened too, with their `tracked_dir`.
     """
     tracked = load_tracked(tracked_dir) if tracked_dir is not None else None
-    if in_training(avatar_dir):
-        if tracked is None:
-            raise AvatarError(f"{avatar_dir} is still being trained. Give its tracked folder too to watch it, or wait until it has finished.")
-        avatar = replace(avatar_in_training(Path(avatar_dir), tracked), folder=Path(avatar_dir))
-    else:
-        avatar = load_avatar(avatar_dir)
+    avatar = open_folder(avatar_dir, tracked)
     if tracked is None and avatar.timeline.tracked:
         remembered = Path(avatar.timeline.tracked)
         folder = remembered if remembered.is_absolute() else Path(avatar_dir) / remembered
         tracked = load_tracked(folder) if (folder / "manifest.json").exists() else None
     if tracked is not None and tracked.segments != avatar.timeline.segments:
         raise AvatarError(f"{tracked.folder} is not the capture that {avatar_dir} was made from: their sequences differ.")
-    return AvatarStage(avatar, tracked, load_avatar(rival_dir) if rival_dir is not None else None)
-
-
-def _rival_name(rival: Avatar, name: str) -> str:
-    own = name_of(rival)
-    return own if own not in (name, TRUTH) else f"{own} (B)"
+    return AvatarStage(avatar, tracked, [open_folder(folder, tracked) for folder in other_dirs])
 
 
 def _one_torch_thread() -> None:

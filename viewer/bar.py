@@ -14,13 +14,14 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed
 
 from avatars.errors import UserError
+from viewer.codes_file import read_codes, write_codes
 from viewer.display import ImageDisplay
 from viewer.session import Session
 from viewer.splats import NOTE
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 PATH = "/bar/"
 INTERVAL = 1 / 20
 CURVE_ROUNDS = 10  # intervals between two states of a curve that is being measured
-_LONGEST_COMMAND = 4096
+_LONGEST_COMMAND = 16_384
 
 
 def describe(session: Session, curve: np.ndarray | None, training: str = "") -> dict[str, Any]:
@@ -74,13 +75,26 @@ def describe(session: Session, curve: np.ndarray | None, training: str = "") -> 
             "error": session.error,
             "pictures": round(session.fps, 1) if transport.playing else 0,
             "scale": session.governor.scale if transport.playing else 1,
+            "cameras": list(stage.camera_names),
+            "frustums": session.frustums,
+            "pointed": session.pointed,
+            "legend": None if (legend := stage.legend(session.request_now())) is None else asdict(legend),
+            "avatars": list(stage.avatars),
+            "subject": session.subject or stage.name,
+            "copied": list(session.copied),
+            "region": session.region,
+            "regions": list(REGIONS),
             "curve": None,
             "psnr": None,
+            "ssim": None,
+            "mean": None,
         }
     if curve is not None:
-        frame = int(state["time"])
-        state["curve"] = _finite(curve[:, 0])
-        state["psnr"] = dict(zip(REGIONS, _finite(curve[frame]), strict=True)) if frame < len(curve) else None
+        frame, (start, stop) = int(state["time"]), state["bounds"]
+        state["curve"] = _finite(curve[:, 0, REGIONS.index(state["region"])])
+        if frame < len(curve):
+            state |= {name: dict(zip(REGIONS, _finite(curve[frame, i]), strict=True)) for i, name in enumerate(("psnr", "ssim"))}
+        state["mean"] = dict(zip(REGIONS, _finite(_means(curve[start:stop, 0])), strict=True))
     return state
 
 
@@ -128,6 +142,12 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
                 session.look_from(_text(value))
             case "camera":
                 session.step_camera(1 if _number(value) > 0 else -1)
+            case "through":
+                session.look_through(_text(value))
+            case "cameras":
+                session.show_cameras(bool(value))
+            case "point" | "pick":
+                session.point_at(*_pair(value), go=name == "pick")
             case "undo":
                 session.desk.undo()
             case "redo":
@@ -142,11 +162,22 @@ def perform(session: Session, command: Any, actions: dict[str, Callable[[], None
                 session.set_drawn_by(_text(value))
             case "visible":
                 session.visible = bool(value)
+            case "subject":
+                session.set_subject(_text(value))
+            case "region":
+                session.region = _text(value) if value in REGIONS else REGIONS[0]
+            case "key":
+                session.keys.add(session.view_now())
+            case "copy":
+                session.copied = (session.copied[0] + 1, write_codes(session, ".json").decode())
+            case "paste":
+                read_codes(session, "clipboard.json", _text(value, _LONGEST_COMMAND).encode())
             case "worst":
-                if curve is None or np.isnan(curve[:, 0]).all():
+                column = None if curve is None else curve[:, 0, REGIONS.index(session.region)]
+                if column is None or np.isnan(column).all():
                     raise ValueError("The comparison has not been measured yet.")
                 transport.pause()
-                transport.seek(int(np.nanargmin(curve[:, 0])))
+                transport.seek(int(np.nanargmin(column)))
             case _ if name in actions:
                 actions[name]()
             case _:
@@ -241,8 +272,14 @@ async def _show(connection: ServerConnection, display: ImageDisplay) -> None:
         await connection.send(picture)
 
 
+def _means(values: np.ndarray) -> np.ndarray:
+    """[R] means of [T, R] over the frames that have a value."""
+    seen = ~np.isnan(values)
+    return np.where(seen.any(0), np.where(seen, values, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)
+
+
 def _finite(values: np.ndarray) -> list[float | None]:
-    return [None if math.isnan(v) else round(v, 2) for v in values.tolist()]
+    return [None if math.isnan(v) else round(v, 3) for v in values.tolist()]
 
 
 def _number(value: Any) -> float:
@@ -257,7 +294,7 @@ def _pair(value: Any) -> tuple[float, float]:
     return _number(value[0]), _number(value[1])
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 200:
+def _text(value: Any, longest: int = 200) -> str:
+    if not isinstance(value, str) or len(value) > longest:
         raise ValueError("a name is needed")
     return value

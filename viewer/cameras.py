@@ -49,6 +49,23 @@ def orbit(place: Place, preset: str, aspect: float, fov: float = FOV) -> Orbit:
     return Orbit(centre + distance * direction, centre, up, fov)
 
 
+def overview(place: Place, centres: np.ndarray, aspect: float, fov: float = FOV * 1.5) -> Orbit:
+    """The camera, outside of all of the capture's cameras at `centres` [C, 3], that sees them and the head."""
+    forward, up = np.asarray(place.forward), np.asarray(place.up)
+    left = np.cross(up, forward)
+    around, above = math.radians(35), math.radians(28)
+    direction = math.cos(above) * (math.cos(around) * forward + math.sin(around) * left) + math.sin(above) * up
+    points = np.concatenate([centres, np.asarray(place.centre)[None]])
+    target = (points.min(0) + points.max(0)) / 2
+    z = -direction
+    x = np.cross(z, up)
+    x /= np.linalg.norm(x)
+    offsets = (points - target) @ np.stack([x, np.cross(z, x), z]).T
+    slope = 0.9 * math.tan(fov / 2)
+    needed = np.maximum(np.abs(offsets[:, 0]) / (slope * aspect), np.abs(offsets[:, 1]) / slope) - offsets[:, 2]
+    return Orbit(target + max(float(needed.max()), 3 * place.radius) * direction, target, up, fov)
+
+
 def view_matrix(wxyz: np.ndarray, position: np.ndarray) -> np.ndarray:
     """World → camera [4, 4] of a camera whose orientation in the world is the quaternion `wxyz`."""
     w, x, y, z = np.asarray(wxyz, np.float64) / np.linalg.norm(wxyz)

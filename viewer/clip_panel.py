@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatars.errors import UserError
-from viewer.film import MOVEMENTS, SIZES, Film, film, length
+from viewer.export_panel import ExportPanel
+from viewer.film import MOVEMENTS, PATH, SIZES, Film, film, length
+from viewer.path_panel import PathPanel
 from viewer.session import Session
 
 if TYPE_CHECKING:
@@ -21,13 +23,21 @@ PROGRESS_SECONDS = 0.25
 class ClipPanel:
     """Builds the tab in the current container. `tell` shows a sentence in the page."""
 
-    def __init__(self, client: ClientHandle, session: Session, tell: Callable[[str], None]) -> None:
+    def __init__(self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]) -> None:
         self.client, self.session, self.gui, self.tell = client, session, client.gui, tell
         self._film: Film | None = None
         with self.gui.add_folder("Performance"):
             self._performance()
+        with self.gui.add_folder("Camera path"):
+            self.path = PathPanel(client, session, attempt, lambda: length(session.stage, session.transport.bounds))
         with self.gui.add_folder("Film"):
             self._filming()
+        with self.gui.add_folder("Export"):
+            ExportPanel(client, session, tell)
+
+    def refresh(self) -> None:
+        """Show what has changed."""
+        self.path.refresh()
 
     def _performance(self) -> None:
         gui, session = self.gui, self.session
@@ -62,7 +72,7 @@ class ClipPanel:
 
     def _filming(self) -> None:
         gui = self.gui
-        movement = gui.add_dropdown("Camera", MOVEMENTS, hint="Orbit sways before the face, turntable goes round once.")
+        movement = gui.add_dropdown("Camera", MOVEMENTS, hint="Orbit sways before the face, turntable goes round once, camera path follows your key cameras.")
         size = gui.add_dropdown("Size", tuple(SIZES))
         start = gui.add_button("Film this range", icon="movie", hint="The range that plays, with its sound, as MP4.")
         bar = gui.add_progress_bar(0.0, visible=False)
@@ -73,10 +83,17 @@ class ClipPanel:
             session = self.session
             if self._film is not None and not self._film.finished:
                 return
-            if session.camera is not None and movement.value != "As seen":
+            bounds = session.transport.bounds
+            views = None
+            if movement.value == PATH:
+                try:
+                    views = session.keys.path(length(session.stage, bounds), session.stage.place)
+                except ValueError as error:
+                    self.tell(str(error))
+                    return
+            elif session.camera is not None and movement.value != "As seen":
                 self.tell("Choose free orbit first: a camera of the capture stands still.")
                 return
-            bounds = session.transport.bounds
             state = self._film = Film(length(session.stage, bounds))
             bar.value, bar.visible, stop.visible, start.disabled = 0.0, True, True, True
 
@@ -86,7 +103,7 @@ class ClipPanel:
 
             def task() -> Iterator[None]:
                 shown = 0.0
-                for _ in film(session.stage, session.full_request(), bounds, movement.value, SIZES[size.value], state, deliver):
+                for _ in film(session.stage, session.full_request(), bounds, movement.value, SIZES[size.value], state, deliver, views):
                     if time.monotonic() - shown > PROGRESS_SECONDS:
                         shown = time.monotonic()
                         bar.value = 100.0 * state.done / state.frames

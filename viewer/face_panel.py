@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatars.expressions import PRESETS, regions
+from viewer.codes_file import FORMATS, read_codes, write_codes
 from viewer.desk import matches
 from viewer.session import Session
 from viewer.widgets import put
 
 if TYPE_CHECKING:
     from viser import ClientHandle
-
-_MOST_UPLOAD = 100_000
 
 
 class FacePanel:
@@ -98,27 +98,30 @@ class FacePanel:
 
     def _codes(self) -> None:
         session, gui = self.session, self.gui
-        save = gui.add_button("Save as JSON", icon="download")
-        load = gui.add_upload_button("Load JSON", mime_type="application/json", icon="upload")
+        format = gui.add_dropdown("Format", tuple(FORMATS), hint="Of this one expression; whole performances are in the tab Clip.")
+        save = gui.add_button("Save", icon="download")
+        load = gui.add_upload_button("Load", icon="upload", hint="JSON, Live Link Face CSV or npz; of a longer take, its first frame.")
+        copy = gui.add_button("Copy", icon="copy", hint="Ctrl C over the picture does the same, Ctrl V pastes.")
         paste = gui.add_text("Paste", "", multiline=True, hint='{"expressions": {"jawOpen": 0.5}}')
         use = gui.add_button("Use pasted codes")
 
         @save.on_click
         async def _(_: Any) -> None:
-            text = session.desk.to_json(dict(zip(session.desk.names, session.weights(), strict=True)))
-            self.client.send_file_download("expression.json", text.encode(), save_immediately=True)
+            suffix = FORMATS[format.value]
+            self.client.send_file_download(f"expression{suffix}", write_codes(session, suffix), save_immediately=True)
 
         @load.on_upload
+        def _(_: Any) -> None:  # in a thread: it may be a long take
+            file = load.value
+            self.attempt(lambda: read_codes(session, Path(file.name).name, file.content))
+
+        @copy.on_click
         async def _(_: Any) -> None:
-            content = load.value.content
-            if len(content) > _MOST_UPLOAD:
-                self.tell("That file is too large for expression codes.")
-            else:
-                self.attempt(lambda: session.desk.from_json(content.decode("utf-8", "replace")))
+            session.copied = (session.copied[0] + 1, write_codes(session, ".json").decode())
 
         @use.on_click
         async def _(_: Any) -> None:
-            self.attempt(lambda: session.desk.from_json(paste.value))
+            self.attempt(lambda: read_codes(session, "pasted.json", paste.value.encode()))
 
     def _filter(self, query: str) -> None:
         for region, names in regions(self.session.desk.names).items():

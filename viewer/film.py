@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from avatars.video import VideoFormat, open_video
+from viewer.keys import View
 from viewer.stage import Place, Request, Stage
 
-MOVEMENTS = ("As seen", "Orbit", "Turntable")
+PATH = "Camera path"
+MOVEMENTS = ("As seen", "Orbit", "Turntable", PATH)
 SIZES = {"Window": 0, "480 lines": 480, "720 lines": 720, "1080 lines": 1080}
 TURN_SECONDS = 5.0  # without a recording
 SWAY = (math.radians(25), math.radians(6))  # of an orbit: sideways, up
@@ -35,11 +37,15 @@ class Film:
 
 
 def film(
-    stage: Stage, wish: Request, bounds: tuple[int, int], movement: str, lines: int, state: Film, deliver: Callable[[bytes], None]
-) -> Iterator[None]:
-    """Draw frames [start, stop) of `bounds` as `wish` shows them, with the camera moving; `deliver` gets the MP4."""
-    if movement not in MOVEMENTS:
-        raise ValueError(f"no camera movement {movement!r}")
+    stage: Stage, wish: Request, bounds: tuple[int, int], movement: str, lines: int, state: Film, deliver: Callable[[bytes], None],
+    views: Sequence[View] | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Draw frames [start, stop) of `bounds` as `wish` shows them, with the camera moving; `deliver` gets the MP4.
+
+    `views`: the camera of every frame, for the movement "Camera path" alone.
+    """
+    if movement not in MOVEMENTS or (movement == PATH) != (views is not None):
+        raise ValueError(f"no camera movement {movement!r}, or one without its path")
     width, height = even_size(wish.width, wish.height, lines)
     fps = stage.timeline.fps if stage.timeline else 24.0
     first, stop = bounds if stage.timeline else (0, state.frames)
@@ -52,7 +58,12 @@ def film(
                     if state.given_up:
                         raise _GivenUp
                     request = replace(wish, width=width, height=height, time=float(t) if stage.timeline else 0.0)
-                    video.write(stage.render(moved(request, stage.place, movement, i / max(stop - first, 1))))
+                    if views is not None:
+                        view = views[i]
+                        request = replace(request, camera=None, viewmat=tuple(float(v) for v in view.viewmat.ravel()), fov=view.fov)
+                    else:
+                        request = moved(request, stage.place, movement, i / max(stop - first, 1))
+                    video.write(stage.render(request))
                     state.done = i + 1
                     yield
             deliver(path.read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from viewer.gaze import WAYS
 from viewer.session import Session
 from viewer.widgets import put
 
@@ -24,21 +25,32 @@ class HeadPanel:
             tilt = gui.add_slider("Tilt °", -40.0, 40.0, 0.5, 0.0, marks=(), hint="Towards the subject's left shoulder.")
             self._still = gui.add_checkbox("Hold head still", False, hint="Expressions play on while the head rests.")
         with gui.add_folder("Gaze"):
-            side = gui.add_slider("Sideways °", -35.0, 35.0, 0.5, 0.0, marks=(), hint="Towards the subject's left.")
+            self._way = gui.add_dropdown("Eyes look", WAYS, hint="At the camera: at you, wherever you orbit.")
+            side = gui.add_slider("Sideways °", -35.0, 35.0, 0.5, 0.0, marks=(), hint="Towards the subject's left; added to the recorded gaze.")
             up = gui.add_slider("Up °", -30.0, 30.0, 0.5, 0.0, marks=())
+            left = gui.add_slider("Left cm", -100.0, 100.0, 1.0, 0.0, marks=(), visible=False, hint="Of the resting head, to the subject's left.")
+            above = gui.add_slider("Above cm", -100.0, 100.0, 1.0, 0.0, marks=(), visible=False)
+            front = gui.add_slider("In front cm", 12.0, 300.0, 1.0, 60.0, marks=(), visible=False, hint="Near points make the eyes converge.")
         reset = gui.add_button("Reset head and gaze")
-        self._angles = (turn, nod, tilt, side, up)
+        self._turns, self._by_angles, self._by_point = (turn, nod, tilt), (side, up), (left, above, front)
 
         def turned() -> None:
-            values = [float(handle.value) for handle in self._angles]
-            session.head, session.gaze = (values[0], values[1], values[2]), (values[3], values[4])
+            a, b, c = (float(handle.value) for handle in self._turns)
+            x, y, z = (float(handle.value) for handle in self._by_point)
+            session.head, session.gaze.point = (a, b, c), (x, y, z)
+            session.gaze.angles = (float(side.value), float(up.value))
 
-        for handle in self._angles:
+        for handle in (*self._turns, *self._by_angles, *self._by_point):
 
             @handle.on_update
             async def _(event: Any) -> None:
                 if event.client_id is not None:
                     attempt(turned)
+
+        @self._way.on_update
+        async def _(event: Any) -> None:
+            if event.client_id is not None:
+                attempt(lambda: session.gaze.choose(self._way.value))
 
         @self._still.on_update
         async def _(event: Any) -> None:
@@ -47,11 +59,19 @@ class HeadPanel:
 
         @reset.on_click
         async def _(_: Any) -> None:
-            session.head, session.gaze, session.still = (0.0, 0.0, 0.0), (0.0, 0.0), False
+            session.head, session.still = (0.0, 0.0, 0.0), False
+            session.gaze.reset()
             session.touch()
 
     def refresh(self) -> None:
         """Show what the head is at now."""
-        put(self._still, self.session.still)
-        for handle, value in zip(self._angles, (*self.session.head, *self.session.gaze), strict=True):
+        session = self.session
+        gaze = session.gaze
+        put(self._still, session.still)
+        put(self._way, gaze.way)
+        for handle, value in zip((*self._turns, *self._by_angles, *self._by_point), (*session.head, *gaze.angles, *gaze.point), strict=True):
             put(handle, value)
+        for handles, way in ((self._by_angles, WAYS[0]), (self._by_point, WAYS[2])):
+            for handle in handles:
+                if handle.visible != (gaze.way == way):
+                    handle.visible = gaze.way == way

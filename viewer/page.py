@@ -1,7 +1,7 @@
 """The page: viser's own, with our style and the bar added, and the few files that the bar needs.
 
-`Page.answer` serves `/` (viser's single-file page with two tags inserted), `/stage.css`, `/stage.js`, `/icon.svg` and
-`/sound/<session>/<sequence number>` (with byte ranges, so that browsers can seek). Everything else is left to viser.
+`Page.answer` serves `/` (viser's single-file page with two tags inserted), `/stage.css`, `/stage.js` …, `/icon.svg`,
+`/sound/<session>/<sequence number>` (with byte ranges, so that browsers can seek) and `/camera/<session>/<camera number>/<frame>`. Everything else is left to viser.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ SOUNDS = {".wav": "audio/wav", ".mp3": "audio/mpeg", ".m4a": "audio/mp4", ".ogg"
 
 
 class Page:
-    """`sound(session, number)` finds the sound file of a session's sequence, or None."""
+    """`sound(session, number)` finds the sound file of a session's sequence, `thumbnail(session, camera, frame)` a JPEG; or None."""
 
-    def __init__(self, title: str, viser_page: Path, sound: Callable[[str, int], Path | None]) -> None:
-        self.sound = sound
+    def __init__(
+        self, title: str, viser_page: Path, sound: Callable[[str, int], Path | None], thumbnail: Callable[[str, int, int], bytes | None]
+    ) -> None:
+        self.sound, self.thumbnail = sound, thumbnail
         source = viser_page.read_text(encoding="utf-8")
         # Before viser's own script, which reads the query: its canvas only takes the mouse, our pictures lie over it, so
         # that a machine without graphics need not draw it at full size, unless the browser is to draw the avatar.
         small = '<script>history.replaceState(null, "", sessionStorage.getItem("av-drawn") === "browser" ? "/" : "?fixedDpr=0.1")</script>'
         head = f'{small}<link rel="stylesheet" href="/stage.css"><script defer src="/stage.js"></script>'
+        head += '<link rel="stylesheet" href="/scene.css"><script defer src="/scene.js"></script>'
         start = source.index("<head>") + len("<head>")
         end = source.index("</head>")
         source = source[:start] + head + source[start:end] + '<link rel="icon" href="/icon.svg">' + source[end:]
@@ -47,11 +50,13 @@ class Page:
             if "gzip" in (request.headers.get("Accept-Encoding") or ""):
                 return respond(http.HTTPStatus.OK, self._zipped, "text/html; charset=utf-8", {"Content-Encoding": "gzip"})
             return respond(http.HTTPStatus.OK, self._page, "text/html; charset=utf-8")
-        if path in ("/stage.css", "/stage.js", "/icon.svg"):
+        if path in ("/stage.css", "/stage.js", "/scene.css", "/scene.js", "/icon.svg"):
             asset = ASSETS / path[1:]
             return respond(http.HTTPStatus.OK, asset.read_bytes(), KINDS[asset.suffix])
         if path.startswith("/sound/"):
             return self._sound(path, request.headers.get("Range"))
+        if path.startswith("/camera/"):
+            return self._camera(path)
         return None
 
     def _sound(self, path: str, range_header: str | None) -> Response:
@@ -67,6 +72,15 @@ class Page:
         first, last = span
         described = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {first}-{last}/{len(content)}"}
         return respond(http.HTTPStatus.PARTIAL_CONTENT, content[first : last + 1], kind, described)
+
+
+    def _camera(self, path: str) -> Response:
+        _, _, session, camera, frame = (path.split("/") + ["", "", ""])[:5]
+        numbers = [int(n) for n in (camera, frame) if n.isascii() and n.isdigit() and len(n) < 9]
+        picture = self.thumbnail(session, numbers[0], numbers[1]) if len(numbers) == 2 else None
+        if picture is None:
+            return respond(http.HTTPStatus.NOT_FOUND, b"no such picture", "text/plain")
+        return respond(http.HTTPStatus.OK, picture, "image/jpeg")
 
 
 def byte_range(header: str | None, length: int) -> tuple[int, int] | None:

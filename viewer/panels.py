@@ -11,16 +11,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from avatars.errors import UserError
 from avatars.expressions import PRESETS
 from avatars.png import encode_png
 from viewer import cameras
+from viewer.avatars_panel import AvatarsPanel
 from viewer.clip_panel import ClipPanel
 from viewer.face_panel import FacePanel
+from viewer.gaze import WAYS
 from viewer.head_panel import HeadPanel
 from viewer.live import LiveLink
 from viewer.live_panel import LivePanel
 from viewer.session import Session
-from viewer.stage import MODES
+from viewer.stage import MODES, REGIONS
 from viewer.view_panel import ViewPanel
 
 if TYPE_CHECKING:
@@ -42,11 +45,11 @@ class Panels:
         with tabs.add_tab("View"):
             self.view = ViewPanel(client, session, self._try, self.save_picture)
         with tabs.add_tab("Clip"):
-            self.clip = ClipPanel(client, session, self.tell)
+            self.clip = ClipPanel(client, session, self.tell, self._try)
         with tabs.add_tab("Live"):
             self.live = LivePanel(client, session, link, self.tell)
-        with tabs.add_tab("About"):
-            self._about()
+        with tabs.add_tab("Avatars"):
+            self.avatars = AvatarsPanel(client, session, self.tell, self._try)
         self._commands()
 
     def refresh(self) -> None:
@@ -55,13 +58,8 @@ class Panels:
             self.face.refresh()
             self.head.refresh()
             self.view.refresh()
-
-    def _about(self) -> None:
-        gui = self.gui
-        rows = {"Avatar": self.session.stage.name, **self.session.stage.figures}
-        for label, text in rows.items():
-            gui.add_text(label, text, disabled=True)
-        gui.add_markdown("Press **?** for all keys, **Ctrl K** for all commands.")
+            self.clip.refresh()
+            self.avatars.refresh()
 
     # Actions -----------------------------------------------------------------------------------------------------
 
@@ -93,6 +91,13 @@ class Panels:
         add("Release all expressions", session.desk.release, "R")
         add("Undo", session.desk.undo, "Z")
         add("Redo", session.desk.redo, "Shift Z")
+        for region in REGIONS if session.stage.references else ():
+            add(f"Curve of the {region}", lambda region=region: setattr(session, "region", region))
+        if session.stage.camera_names:
+            add("Show or hide the cameras", lambda: session.show_cameras(not session.frustums))
+        for way in WAYS:
+            add(f"Gaze: {way.lower()}", lambda way=way: session.gaze.choose(way))
+        add("Set a key camera here", self.clip.path.add, "K")
         add("Save picture", self.save_picture, "P")
 
     def save_picture(self) -> None:
@@ -115,7 +120,7 @@ class Panels:
     def _try(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             self.tell(str(error))
         self.session.touch()
 

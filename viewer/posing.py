@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from avatars.drive import retarget
+from avatars.drive.gaze import looking_at
 from avatars.head import HeadModel
 from avatars.transforms import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quat, quat_to_matrix
-from avatars.types import HeadPose
+from avatars.types import HeadPose, Identity
 from viewer.follow import codes_of
 from viewer.stage import Controls
 
@@ -42,7 +43,7 @@ class Track:
         )
 
 
-def posed(head: HeadModel, rest: HeadPose, recorded: HeadPose | None, controls: Controls) -> HeadPose:
+def posed(head: HeadModel, identity: Identity, rest: HeadPose, recorded: HeadPose | None, controls: Controls) -> HeadPose:
     """One frame of `head`: live, recorded or at rest, and on top of it what the hands have set."""
     if controls.live:
         pose = retarget(codes_of(np.array([controls.live]), np.zeros(1)), head, rest.to("cpu"), "still", quiet=True)
@@ -69,14 +70,21 @@ def posed(head: HeadModel, rest: HeadPose, recorded: HeadPose | None, controls: 
     ):
         if any(vector):
             joints[0, at(name)] = _turned(joints[0, at(name)], vector)
-    return HeadPose(expression, joints, rotation, translation)
+    pose = HeadPose(expression, joints, rotation, translation)
+    return pose if controls.target is None else looking_at(head, identity, pose, torch.tensor(controls.target))
 
 
-def for_head(pose: HeadPose, names: tuple[str, ...], head: HeadModel) -> HeadPose:
-    """The pose for another head, expressions by name; what it lacks is left out."""
-    at = [names.index(n) if n in names else -1 for n in head.expression_names]
-    padded = torch.cat([pose.expression, torch.zeros_like(pose.expression[:, :1])], 1)
-    return replace(pose, expression=padded[:, at])
+def for_head(pose: HeadPose, head: HeadModel, other: HeadModel) -> HeadPose:
+    """The pose of `head` for another, expressions and joints by name; what that one lacks is left out."""
+
+    def matched(values: Tensor, names: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:
+        at = [names.index(n) if n in names else -1 for n in wanted]
+        return torch.cat([values, torch.zeros_like(values[:, :1])], 1)[:, at]
+
+    return replace(
+        pose, expression=matched(pose.expression, head.expression_names, other.expression_names),
+        joints=matched(pose.joints, head.joint_names, other.joint_names),
+    )  # fmt: skip
 
 
 def _blend(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -15,14 +15,16 @@ from typing import Protocol
 
 import numpy as np
 
-from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, view_matrix
+from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, overview, view_matrix
 from viewer.desk import Desk
 from viewer.follow import Follower
+from viewer.gaze import Gaze
 from viewer.governor import Governor
 from viewer.hearing import Microphone
+from viewer.keys import KeyCameras, View
 from viewer.loop import NEVER, RenderLoop
 from viewer.splats import SplatDisplay, Splats
-from viewer.stage import BACKGROUND, LAYERS, MODES, TRUTH, Controls, Request, Stage
+from viewer.stage import BACKGROUND, LAYERS, MODES, REGIONS, TRUTH, Controls, Request, Stage
 from viewer.transport import Transport
 
 DRAWN_BY = SERVER, BROWSER = "server", "browser"
@@ -63,8 +65,12 @@ class Session:
         self.mode, self.layer = MODES[0], LAYERS[0]
         self.against = stage.references[0] if stage.references else TRUTH
         self.wipe, self.gain, self.lines = 0.5, 4.0, False
+        self.frustums, self.pointed = False, ""  # the capture's cameras are shown; the one under the pointer
         self.background = BACKGROUND
-        self.head, self.gaze = (0.0, 0.0, 0.0), (0.0, 0.0)
+        self.head, self.gaze, self.keys = (0.0, 0.0, 0.0), Gaze(), KeyCameras()
+        self.subject, self.region = "", REGIONS[0]  # the avatar that is shown; the region whose curve is
+        self.offered = stage.references
+        self.copied: tuple[int, str] = (0, "")  # for the browser's clipboard: a number that counts, and the text
         self.follow, self.still = stage.timeline is not None, False
         self.microphone = Microphone(loop.wake)
         self.live: Follower | None = None  # followed while it is not None
@@ -121,9 +127,9 @@ class Session:
         if not 1 <= width <= 20_000 or not 1 <= height <= 20_000:
             raise ValueError(f"a canvas of {width} × {height} pixels")
         with self.lock:
-            before, first = self._aspect, self._canvas is None
+            before, first = self.aspect, self._canvas is None
             self._canvas = (width, height)
-            refit = first or abs(self._aspect / before - 1) > 0.01
+            refit = first or abs(self.aspect / before - 1) > 0.01
         if refit and self.camera is not None:
             self.look_through(self.camera)
         elif first and not self._resumed:
@@ -144,8 +150,33 @@ class Session:
         with self.lock:
             self.camera = None
             self._leave_truth()
-            target = orbit(self.stage.place, preset, self._aspect)
+            target = orbit(self.stage.place, preset, self.aspect)
             self._send_camera(target)
+
+    def show_cameras(self, shown: bool) -> None:
+        """The capture's cameras in the scene, seen from outside of them all."""
+        with self.lock:
+            self.frustums, self.pointed = shown and bool(self.stage.camera_names), ""
+            if self.frustums:
+                self.camera = None
+                self._leave_truth()
+                views = [np.asarray(self.stage.view(n, self.aspect)[0]).reshape(4, 4) for n in self.stage.camera_names]
+                self._send_camera(overview(self.stage.place, np.stack([-v[:3, :3].T @ v[:3, 3] for v in views]), self.aspect))
+            else:
+                self.look_from("Front")
+        self.touch()
+
+    def point_at(self, x: float, y: float, go: bool) -> None:
+        """The pointer is at a place of the picture, as fractions of its size; with `go`, look through the camera there."""
+        if not self.frustums or self.camera is not None:
+            return
+        request = self.full_request()
+        name = self.stage.camera_at(request, x * request.width, y * request.height)
+        with self.lock:
+            self.pointed = name or ""
+        if go and name is not None:
+            self.look_through(name)
+        self.loop.wake()
 
     def look_through(self, camera: str | None) -> None:
         """See through a camera of the capture; None: stay and orbit freely."""
@@ -157,7 +188,7 @@ class Session:
                 raise ValueError(f"no camera {camera!r}")
             else:
                 self.camera = camera
-                viewmat, fov = self.stage.view(camera, self._aspect)
+                viewmat, fov = self.stage.view(camera, self.aspect)
                 matrix = np.asarray(viewmat).reshape(4, 4)
                 self._send_camera(orbit_of(matrix, fov, self.stage.place))
             self.version += 1
@@ -179,7 +210,7 @@ class Session:
         with self.lock:
             if mode != MODES[0] and self.camera is None and self.against == TRUTH:
                 position = -self._viewmat[:3, :3].T @ self._viewmat[:3, 3]
-                views = [np.asarray(self.stage.view(n, self._aspect)[0]).reshape(4, 4) for n in self.stage.camera_names]
+                views = [np.asarray(self.stage.view(n, self.aspect)[0]).reshape(4, 4) for n in self.stage.camera_names]
                 centres = np.stack([-v[:3, :3].T @ v[:3, 3] for v in views])
                 at = nearest(position, centres, np.asarray(self.stage.place.centre))
                 self.look_through(self.stage.camera_names[at])
@@ -196,6 +227,43 @@ class Session:
             self.against = reference
             self.set_mode(self.mode)  # the truth needs a camera of the capture
 
+    def set_subject(self, name: str) -> None:
+        """Show that avatar; where it was what the other one was compared with, the two change places."""
+        if name not in self.stage.avatars:
+            raise ValueError(f"no avatar {name!r} is open")
+        with self.lock:
+            if self.against == name:
+                self.against = self.subject or self.stage.avatars[0]
+            self.subject = "" if name == self.stage.avatars[0] else name
+            self.set_mode(self.mode)
+
+    def tidy(self) -> None:
+        """Let go of avatars that somebody has closed."""
+        with self.lock:
+            if self.subject and self.subject not in self.stage.avatars:
+                self.subject = ""
+            shown = self.subject or self.stage.name
+            if self.against not in self.stage.references or self.against == shown:
+                self.against = next((r for r in self.stage.references if r != shown), TRUTH)
+                if self.against not in self.stage.references:
+                    self.mode = MODES[0]
+        self.touch()
+
+    def view_now(self) -> View:
+        """The camera that is looked through."""
+        with self.lock:
+            if self.camera is None:
+                return View(self._viewmat.copy(), self._fov)
+            viewmat, fov = self.stage.view(self.camera, self.aspect)
+            return View(np.asarray(viewmat).reshape(4, 4), fov)
+
+    def look_as(self, view: View) -> None:
+        """Move the camera there."""
+        with self.lock:
+            self.camera = None
+            self._leave_truth()
+            self._send_camera(orbit_of(view.viewmat, view.fov, self.stage.place))
+
     def set_layer(self, layer: str) -> None:
         """What the picture shows of the avatar; leaves a comparison, which is always in colour."""
         if layer not in self.stage.layers:
@@ -205,6 +273,11 @@ class Session:
             if layer != LAYERS[0]:
                 self.mode = MODES[0]
         self.touch()
+
+    def request_now(self) -> Request:
+        """What is wanted now."""
+        with self.lock:
+            return self._current(self.clock())
 
     def full_request(self) -> Request:
         """What is wanted now, at the size of the canvas."""
@@ -224,7 +297,7 @@ class Session:
         with old.lock:
             transport, held, camera = old.transport, dict(old.desk.held), old.camera
             place = orbit_of(old._viewmat, old._fov, self.stage.place)
-            kept = {n: getattr(old, n) for n in ("mode", "layer", "against", "wipe", "gain", "lines", "background", "head", "gaze", "follow", "still", "most_scale")}
+            kept = {n: getattr(old, n) for n in ("mode", "layer", "against", "wipe", "gain", "lines", "background", "head", "gaze", "keys", "subject", "region", "follow", "still", "most_scale")}
             bounds, frame, speed, loop = transport.bounds, transport.time, transport.speed, transport.loop
         with self.lock:
             self.transport.set_bounds(*bounds)
@@ -341,7 +414,7 @@ class Session:
     @property
     def in_browser(self) -> bool:
         """Whether the browser draws what is seen now: it can draw the avatar in colour and nothing else."""
-        plain = self.mode == MODES[0] and self.layer == LAYERS[0] and not self.lines
+        plain = self.mode == MODES[0] and self.layer == LAYERS[0] and not self.lines and not (self.frustums and self.camera is None)
         return self.drawn_by == BROWSER and self.splats is not None and plain
 
     def set_drawn_by(self, who: str) -> None:
@@ -362,15 +435,17 @@ class Session:
         if mode == "Flicker":
             mode = MODES[int(now / FLICKER_SECONDS) % 2]
         width, height = self._canvas or (16, 16)
-        held = Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze, self.follow, live, self.still)
+        target = self.gaze.target(self.stage.place, self.view_now().viewmat)
+        held = Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze.angles, self.follow, live, target, self.still)
         if self.in_browser and not draw:  # whose camera is its own affair
-            return Request(16, 16, (0.0,) * 16, 0.4, position, held, background=self.background, splats=True)
+            return Request(16, 16, (0.0,) * 16, 0.4, position, held, subject=self.subject, background=self.background, splats=True)
         # Through a camera of the capture, what the browser reports about its own camera does not matter.
         viewmat, fov = (np.eye(4), 0.4) if self.camera is not None else (self._viewmat, self._fov)
         return Request(
             width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
-            time=position, camera=self.camera, mode=mode, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
+            time=position, camera=self.camera, mode=mode, subject=self.subject, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
             background=self.background, lines=self.lines,
+            frustums=self.frustums and self.camera is None, pointed=self.pointed if self.frustums and self.camera is None and self.pointed else None,
             controls=held,
         )  # fmt: skip
 
@@ -385,7 +460,8 @@ class Session:
         return self.transport.playing or now - self._changed_at < STILL_SECONDS
 
     @property
-    def _aspect(self) -> float:
+    def aspect(self) -> float:
+        """Width over height of the canvas."""
         return self._canvas[0] / self._canvas[1] if self._canvas else 16 / 9
 
     def _send_camera(self, target: Orbit) -> None:

@@ -21,7 +21,7 @@ MODES = ("Render", "Reference", "Side by side", "Wipe", "Flicker", "Error")
 TRUTH = "Truth"  # the reference that is the capture's own picture; others are avatars
 REGIONS = ("foreground", "mouth", "eyes")
 BACKGROUND = (104, 107, 112)  # neutral: hair cut out of a light studio or a dark one looks right on it
-LAYERS = ("Colour", "Coverage", "Depth", "Normals", "Mesh", "Splats")
+LAYERS = ("Colour", "Coverage", "Depth", "Normals", "Mesh", "Textured mesh", "Wireframe", "Points", "Ellipsoids", "Splats per triangle")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Controls:
     gaze: tuple[float, float] = (0.0, 0.0)  # to the subject's left, up; added
     follow: bool = True  # False: the neutral face instead of the recorded one
     live: tuple[float, ...] = ()  # [61] of Live Link Face instead of the recording; see `viewer.follow`
+    target: tuple[float, float, float] | None = None  # what the eyes look at instead, metres in the world
     still: bool = False  # keep the head where it is on average; expressions play on
 
 
@@ -48,13 +49,26 @@ class Request:
     controls: Controls = Controls()
     camera: str | None = None
     mode: str = "Render"
-    against: str = TRUTH  # what the avatar is compared with
+    subject: str = ""  # which of the open avatars is shown; empty: the first
+    against: str = TRUTH  # what it is compared with
     layer: str = "Colour"
     wipe: float = 0.5  # fraction of the width that shows the truth
     gain: float = 4.0  # of the error picture
     background: tuple[int, int, int] = BACKGROUND
     lines: bool = False  # the edges of the fitted mesh over it all
     splats: bool = False  # not a picture but the Gaussians, for the browser to draw
+    frustums: bool = False  # the capture's cameras where they stand
+    pointed: str | None = None  # the one of them under the pointer
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the colours of a picture mean."""
+
+    title: str
+    low: str  # what the first colour stands for, with its unit
+    high: str
+    colors: tuple[str, ...]  # CSS, from low to high
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,9 @@ class Stage(Protocol):
     camera_names: tuple[str, ...]
     layers: tuple[str, ...]
     references: tuple[str, ...]  # what there is to compare with, `TRUTH` first
+    avatars: tuple[str, ...]  # all that are open; the first leads
+    nearby: Mapping[str, str]  # label → folder of avatars that could be opened
+    exports: Mapping[str, str]  # format → what opens it
     held_out: frozenset[str]  # sequences and cameras that training has not seen
     place: Place
 
@@ -107,6 +124,10 @@ class Stage(Protocol):
 
     def splats(self, request: Request) -> Splats:
         """The Gaussians of the request's time and controls."""
+        ...
+
+    def legend(self, request: Request) -> Legend | None:
+        """What the colours of the picture mean, where they do not speak for themselves."""
         ...
 
     def weights(self, time: float) -> np.ndarray:
@@ -122,8 +143,36 @@ class Stage(Protocol):
         width/height `aspect` shows its whole picture."""
         ...
 
-    def psnr(self, frame: int, camera: str) -> tuple[float, ...] | None:
-        """dB between render and truth over each of `REGIONS` (NaN where it is not seen); None without a truth picture."""
+    def camera_at(self, request: Request, x: float, y: float) -> str | None:
+        """The capture camera whose frustum lies under pixel (x, y) of the request's picture."""
+        ...
+
+    def thumbnail(self, camera: str, frame: int) -> np.ndarray | None:
+        """What a capture camera recorded, uint8 RGB and small; None where there is nothing. May be called from any thread."""
+        ...
+
+    def measure(self, frame: int, camera: str, subject: str) -> np.ndarray | None:
+        """[2, 3] PSNR (dB) and SSIM of an avatar's render over each of `REGIONS` (NaN where it is not seen); None without a truth picture."""
+        ...
+
+    def open_avatar(self, folder: str) -> str:
+        """Open another avatar, or the newest checkpoint of a training; the name that it got. UserError says why not."""
+        ...
+
+    def close_avatar(self, name: str) -> None:
+        """Close one that is not the first."""
+        ...
+
+    def performances(self) -> tuple[tuple[str, str], ...]:
+        """(avatar, sequence) of every recording of the other open avatars."""
+        ...
+
+    def borrow(self, avatar: str, sequence: str) -> str:
+        """Retarget another avatar's recording onto the first, as one more sequence of the timeline; its name."""
+        ...
+
+    def export(self, format: str, request: Request) -> tuple[str, bytes]:
+        """A name and the content of the shown avatar in one of `exports`; folders come as a zip archive."""
         ...
 
     def add_take(self, name: str, content: bytes) -> str:

@@ -47,9 +47,14 @@ def write_take(poses: HeadPose, held: Mapping[str, float], head: HeadModel, fps:
     joints = {name: poses.joints[:, i].numpy() for i, name in enumerate(head.joint_names)}
     times = np.arange(len(poses)) / fps
     codes = Codes(tuple(head.expression_names), weights, times, joints, poses.rotation.numpy(), poses.translation.numpy(), fps)
+    return through_temporary_file(suffix, lambda path: save_codes(path, codes))
+
+
+def through_temporary_file(suffix: str, write: Callable[[Path], object]) -> bytes:
+    """What `write` puts into a file of that kind."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"take{suffix}"
-        save_codes(path, codes)
+        write(path)
         return path.read_bytes()
 
 

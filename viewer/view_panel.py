@@ -39,6 +39,8 @@ class ViewPanel:
         """Show what the view is at now."""
         if self._camera is not None:
             put(self._camera, self.session.camera or FREE)
+        if self._frustums is not None:
+            put(self._frustums, self.session.frustums)
         put(self._layer, self.session.layer)
         put(self._drawn, self.session.drawn_by)
 
@@ -46,6 +48,16 @@ class ViewPanel:
         session, names = self.session, self.session.stage.camera_names
         presets = self.gui.add_button_group("Look from", tuple(cameras.PRESETS))
         self._camera = self.gui.add_dropdown("Through", (FREE, *names), hint="The cameras of the capture.") if names else None
+
+        self._frustums = self.gui.add_checkbox("Show cameras", False, hint="Where they stand around the head, with their pictures: click one.") if names else None
+
+        if self._frustums is not None:
+            shown = self._frustums
+
+            @shown.on_update
+            async def _(event: Any) -> None:
+                if event.client_id is not None:
+                    self.attempt(lambda: session.show_cameras(bool(shown.value)))
 
         @presets.on_click
         async def _(_: Any) -> None:

@@ -10,6 +10,7 @@ from avatars.commands.shot import AvatarFolder
 
 EXAMPLES = (
     ("open it", "avatars view out/demo/avatar"),
+    ("three trainings of one capture, one against another", "avatars view out/demo/avatar --compare out/longer/avatar out/sharper/avatar"),
     ("beside the recording that it was tracked from, on a fixed port, without opening a browser", "avatars view out/demo/avatar --tracked out/demo/tracked --port 8080 --no-browser"),
 )
 
@@ -25,8 +26,8 @@ class View:
     """The avatar's folder, as `avatars train` or `avatars demo` wrote it."""
     tracked: Path | None = None
     """The tracked sequence with the recorded pictures; left out: where the avatar was trained from, if it is still there."""
-    compare: Path | None = None
-    """A second avatar, say of another training, to compare with in the same pose through the same camera."""
+    compare: tuple[Path, ...] = ()
+    """More avatars, say of other trainings or other people, to compare with in the same pose through the same camera."""
     host: str = "127.0.0.1"
     """Address to listen on. Others than 127.0.0.1 make it reachable from the network, unencrypted."""
     port: int = 0
@@ -39,12 +40,12 @@ class View:
         existing_folder(self.avatar, "avatar", "avatars train TRACKED --out AVATAR")
         if self.tracked is not None:
             existing_folder(self.tracked, "tracked sequence", "avatars track CAPTURE --out TRACKED")
-        if self.compare is not None:
-            existing_folder(self.compare, "avatar", "avatars train TRACKED --out AVATAR")
+        for other in self.compare:
+            existing_folder(other, "avatar", "avatars train TRACKED --out AVATAR")
         from viewer.app import serve
 
         serve(
-            self.avatar, self.tracked, host=self.host, port=self.port, open_browser=not self.no_browser, rival_dir=self.compare, announce=console.say
+            self.avatar, self.tracked, host=self.host, port=self.port, open_browser=not self.no_browser, other_dirs=self.compare, announce=console.say
         )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from avatars.head.model import ARKIT
 from avatars.sequence import Segment
 from viewer.cameras import Rect, fit, fitted_fov
 from viewer.splats import UNIT, Splats
-from viewer.stage import Place, Request, Timeline
+from viewer.stage import Legend, Place, Request, Timeline
 
 RED, WHITE, SKIN = (220, 30, 40), (245, 245, 245), (205, 160, 135)
-TRUTH_SKIN, RIVAL_SKIN = (170, 190, 140), (120, 130, 210)
+TRUTH_SKIN, RIVAL_SKIN, SISTER_SKIN = (170, 190, 140), (120, 130, 210), (200, 200, 60)
 
 
 class BallStage:
@@ -29,8 +29,11 @@ class BallStage:
     figures = {"Gaussians": "12 345", "Capture": "made up"}
     status = ""
     expression_names = ARKIT
-    layers = ("Colour", "Depth")
-    references = ("Truth", "Rival")
+    layers = ("Colour", "Depth", "Wireframe")
+    references = ("Truth", "Test <b>head</b>", "Rival")
+    avatars = ("Test <b>head</b>", "Rival")
+    nearby = {"Sister": "/nowhere/sister"}
+    exports = {"ply": "one frame", "avatar": "everything"}
     held_out = frozenset({"SEN-1", "side"})
     place = Place((0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), 0.16)
     camera_names = ("front <1>", "side")
@@ -48,6 +51,9 @@ class BallStage:
         weights[ARKIT.index("jawOpen")] = 0.5 - 0.5 * math.cos(2 * math.pi * time / 20)
         return weights
 
+    def legend(self, request: Request) -> Legend | None:
+        return Legend("Depth <i>", "near", "20 cm behind", ("#f00", "#00f")) if request.layer == "Depth" else None
+
     def trained_range(self) -> np.ndarray:
         return np.stack([np.zeros(len(ARKIT)), np.full(len(ARKIT), 0.8)], 1)
 
@@ -61,9 +67,33 @@ class BallStage:
         T[:3, :3], T[:3, 3] = R, -R @ eye
         return tuple(T.ravel()), fitted_fov(math.radians(24), *self.picture_size, aspect)
 
-    def psnr(self, frame: int, camera: str) -> tuple[float, ...] | None:
-        value = 30 + 3 * math.sin(frame / 7) - (6 if frame == 55 else 0)
-        return value, value - 4, math.nan
+    def camera_at(self, request: Request, x: float, y: float) -> str | None:
+        return self.camera_names[1] if request.frustums and x > 0.75 * request.width else None
+
+    def thumbnail(self, camera: str, frame: int) -> np.ndarray | None:
+        return np.full((144, 100, 3), RED if camera == self.camera_names[0] else SKIN, np.uint8) if frame < 88 else None
+
+    def measure(self, frame: int, camera: str, subject: str) -> np.ndarray | None:
+        value = (25 if subject else 30) + 3 * math.sin(frame / 7) - (6 if frame == 55 else 0)
+        return np.array([[value, value - 4 - (9 if frame == 60 else 0), math.nan], [0.9, 0.8, math.nan]])
+
+    def open_avatar(self, folder: str) -> str:
+        if folder != "/nowhere/sister":
+            raise UserError(f"{folder} is not an avatar.")
+        self.avatars, self.references = (*self.avatars, "Sister"), (*self.references, "Sister")
+        return "Sister"
+
+    def close_avatar(self, name: str) -> None:
+        self.avatars, self.references = (tuple(a for a in names if a != name) for names in (self.avatars, self.references))
+
+    def performances(self) -> tuple[tuple[str, str], ...]:
+        return (("Rival", "EXP-9"),)
+
+    def borrow(self, avatar: str, sequence: str) -> str:
+        return self.add_take(f"{sequence} of {avatar}.csv", b"take 123")
+
+    def export(self, format: str, request: Request) -> tuple[str, bytes]:
+        return f"head.{format}", f"{format} at {request.time}".encode()
 
     def add_take(self, name: str, content: bytes) -> str:
         if not content.startswith((b"take", b"PK")):
@@ -90,8 +120,9 @@ class BallStage:
         else:
             matrix, fov = self.view(request.camera, width / height)
             view = np.reshape(matrix, (4, 4))
-        avatar = self._draw(request, view, fov, SKIN)
-        truth = self._draw(request, view, fov, TRUTH_SKIN if request.against == "Truth" else RIVAL_SKIN)
+        skins = {"": SKIN, self.name: SKIN, "Truth": TRUTH_SKIN, "Rival": RIVAL_SKIN, "Sister": SISTER_SKIN}
+        avatar = self._draw(request, view, fov, skins[request.subject])
+        truth = self._draw(request, view, fov, skins[request.against])
         if request.mode == "Reference":
             return truth
         if request.mode == "Wipe":

@@ -65,16 +65,16 @@ def test_controls_move_what_they_name(stage: AvatarStage) -> None:
     blink = stage.render(front(stage, controls=Controls(held=(("jawOpen", 1.0),))))
     changed = np.abs(blink.astype(int) - rest).max(-1) > 8
     assert changed[36:].sum() > 10 * max(changed[:24].sum(), 1)  # the lower face
-    pose = stage._posed_head(0.0, Controls(head=(30.0, 0.0, 0.0), gaze=(10.0, 5.0)))
+    pose = stage._ensemble.pose("", 0.0, Controls(head=(30.0, 0.0, 0.0), gaze=(10.0, 5.0)))
     names = stage.avatar.head.joint_names
     turned = pose.joints[0, names.index("neck")] + pose.joints[0, names.index("head")]
     assert float(turned[1]) == pytest.approx(math.radians(30), abs=1e-4)
     eye = pose.joints[0, names.index("eye_left")]
     assert float(eye[1]) > 0.1 and float(eye[0]) < -0.05
     assert not np.array_equal(stage.render(front(stage, time=2.0)), rest)
-    still = stage._posed_head(2.0, Controls(still=True))
-    assert torch.equal(still.rotation, stage._rest.rotation) and float(still.expression[0, 0]) == pytest.approx(stage.weights(2)[0])
-    neutral = stage._posed_head(2.0, Controls(follow=False))
+    still = stage._ensemble.pose("", 2.0, Controls(still=True))
+    assert torch.equal(still.rotation, stage._ensemble.rest.rotation) and float(still.expression[0, 0]) == pytest.approx(stage.weights(2)[0])
+    neutral = stage._ensemble.pose("", 2.0, Controls(follow=False))
     assert float(neutral.expression.abs().max()) == 0
 
 
@@ -97,10 +97,12 @@ def test_truth_and_render_lie_on_each_other(stage: AvatarStage, camera: str) -> 
 
 
 def test_psnr_falls_when_the_avatar_is_wrong(stage: AvatarStage) -> None:
-    right = stage.psnr(1, "c")
+    right = stage.measure(1, "c", "")
     wrong = AvatarStage(replace(stage.avatar, gaussians=with_colors(stage.avatar.gaussians, torch.zeros(len(stage.avatar.gaussians), 3))), stage.tracked)
-    assert len(right) == 3 and right[0] > 20 and wrong.psnr(1, "c")[0] < right[0] - 8
-    assert stage.psnr(1, "nowhere") is None
+    assert right.shape == (2, 3) and right[0, 0] > 20 and right[1, 0] > 0.8
+    worse = wrong.measure(1, "c", "")
+    assert worse[0, 0] < right[0, 0] - 8 and worse[1, 0] < right[1, 0]
+    assert stage.measure(1, "nowhere", "") is None
 
 
 def test_mesh_lines_lie_on_the_person(stage: AvatarStage) -> None:
@@ -113,14 +115,18 @@ def test_mesh_lines_lie_on_the_person(stage: AvatarStage) -> None:
 
 def test_a_rival_is_posed_alike_and_seen_from_anywhere(stage: AvatarStage) -> None:
     dark = replace(stage.avatar, gaussians=with_colors(stage.avatar.gaussians, torch.full((len(stage.avatar.gaussians), 3), 0.2)))
-    both = AvatarStage(stage.avatar, stage.tracked, rival=dark, name="toy")
-    assert both.references == ("Truth", "avatar")
+    both = AvatarStage(stage.avatar, stage.tracked, [dark], name="toy")
+    assert both.avatars == ("toy", "avatar") and both.references == ("Truth", "toy", "avatar")
     request = front(both, time=2.0, mode="Wipe", against="avatar", background=(255, 255, 255), controls=Controls(held=(("jawOpen", 1.0),)))
     picture = both.render(request).astype(int)
     own = stage.render(replace(request, mode="Render")).astype(int)
     rival = AvatarStage(dark, None).render(replace(request, mode="Render")).astype(int)
     assert np.abs(picture[:, 50:] - own[:, 50:]).max() <= 1 and np.abs(picture[:, :46] - rival[:, :46]).max() <= 1
     assert np.abs(own - rival).max() > 50
+    # Any two: the other one shown, the first beside it; through the truth's camera each is measured.
+    swapped = both.render(replace(request, subject="avatar", against="toy")).astype(int)
+    assert np.abs(swapped[:, 50:] - rival[:, 50:]).max() <= 1 and np.abs(swapped[:, :46] - own[:, :46]).max() <= 1
+    assert both.measure(1, "c", "avatar")[0, 0] < both.measure(1, "c", "")[0, 0] - 3
 
 
 def test_a_missing_picture_is_named(stage: AvatarStage) -> None:
@@ -152,7 +158,7 @@ def test_takes_of_two_browsers_at_once_are_both_kept(stage: AvatarStage, monkeyp
     import threading
     import time
 
-    import viewer.avatar_stage as room
+    import viewer.repertoire as room
 
     content = stage.save_take(stage.timeline.segments[0].name, {}, ".npz")
     fresh = AvatarStage(stage.avatar, None)
@@ -171,4 +177,4 @@ def test_takes_of_two_browsers_at_once_are_both_kept(stage: AvatarStage, monkeyp
         thread.join()
     added = [s for s in fresh.timeline.segments if s.name.startswith("smile")]
     assert [s.name for s in added] == ["smile", "smile 2", "smile 3"] and added[0].start == frames
-    assert fresh.timeline.length == len(fresh._track.codes) == frames + 3 * len(added[0])
+    assert fresh.timeline.length == len(fresh._repertoire.track.codes) == frames + 3 * len(added[0])

@@ -113,7 +113,7 @@ def test_comparing_with_the_truth(viewer, fresh, keep) -> None:
     picture = still(guest)
     half = picture.shape[1] // 2
     assert count(picture[:, : half - 20], SKIN) == 0 and count(picture[:, half + 20 :], SKIN) > 1000
-    until(lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)[:, 0]).any(), what="the PSNR curve")
+    until(lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)[:, 0, 0]).any(), what="the PSNR curve")
     keep(page, "wipe")
     handle = page.locator("#av-wipe").bounding_box()
     page.mouse.move(handle["x"] + 14, 300)
@@ -124,6 +124,16 @@ def test_comparing_with_the_truth(viewer, fresh, keep) -> None:
     assert count(still(guest), SKIN) > count(picture, SKIN)
     page.get_by_text("Worst frame").click()
     until(lambda: guest.session.transport.frame == 55, what="the worst frame")
+    figures = page.locator("#av-figures")
+    until(lambda: "27.0" in figures.inner_text(), what="the figures of that frame")
+    assert "0.900" in figures.inner_text() and "–" in figures.inner_text()  # eyes are not seen
+    page.get_by_role("button", name="Mouth", exact=True).click()
+    until(lambda: guest.session.region == "mouth", what="the mouth's curve")
+    until(lambda: "PSNR of the mouth" in page.locator("#av .psnr").inner_text(), what="its figure")
+    page.get_by_text("Worst frame").click()
+    until(lambda: guest.session.transport.frame == 60, what="the mouth's worst frame")
+    keep(page, "regions")
+    page.get_by_role("button", name="Foreground", exact=True).click()
     page.get_by_role("radio", name="Side by side").click()
     until(lambda: guest.session.mode == "Side by side", what="side by side")
     picture = still(guest)
@@ -269,7 +279,7 @@ def test_a_phone_sees_the_face_and_can_open_the_controls(viewer, open_page, keep
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shown = on_screen(page)
     assert count(shown, RED) == pytest.approx(count(picture, RED), rel=0.35)  # not hidden behind the sheet
-    page.get_by_text(viewer.stage.name, exact=True).click()
+    page.locator("#root").get_by_text(viewer.stage.name, exact=True).click()
     page.get_by_text("Preset", exact=True).wait_for(state="visible")
     page.wait_for_timeout(400)
     keep(page, "phone-controls")

@@ -106,12 +106,12 @@ def test_a_taken_port_is_an_error_with_a_remedy(link: LiveLink) -> None:
 
 def test_the_avatar_does_what_the_phone_sees(toy_stage) -> None:
     values = tuple(face(jawOpen=0.7, yaw=0.4))
-    pose = toy_stage._posed_head(3.0, Controls(live=values))
+    pose = toy_stage._ensemble.pose("", 3.0, Controls(live=values))
     assert float(pose.expression[0, 0]) == pytest.approx(0.7) and float(pose.expression[0, 2]) == 0
     names = toy_stage.avatar.head.joint_names
     turned = pose.joints[0, names.index("neck")] + pose.joints[0, names.index("head")]
     assert float(turned[1]) == pytest.approx(0.4, abs=1e-4)  # to the subject's left
-    held = toy_stage._posed_head(3.0, Controls(held=(("jawOpen", 0.1),), live=values))
+    held = toy_stage._ensemble.pose("", 3.0, Controls(held=(("jawOpen", 0.1),), live=values))
     assert float(held.expression[0, 0]) == pytest.approx(0.1)
 
 

@@ -264,12 +264,12 @@ def test_the_bar_carries_out_commands() -> None:
     for command in ({"do": "seek", "value": 50.9}, {"do": "step", "value": 2}, {"do": "in"}, {"do": "speed", "value": 0.5}, {"do": "loop"},
                     {"do": "wipe", "value": 7}, {"do": "mode", "value": "Wipe"}, {"do": "snapshot"}):  # fmt: skip
         perform(session, command, {"snapshot": lambda: done.append(1)}, None)
-    state = describe(session, np.array([[30.0, 25.0, np.nan], [np.nan] * 3] * 44))
+    state = describe(session, np.array([[[30.0, 25.0, np.nan], [0.9, 0.8, np.nan]], [[np.nan] * 3] * 2] * 44))
     assert (state["time"], state["bounds"], state["speed"], state["loop"], state["wipe"]) == (52, [52, 88], 0.5, False, 1.0)
     assert state["mode"] == "Wipe" and state["camera"] == "front <1>" and done == [1]
     assert state["psnr"] == {"foreground": 30.0, "mouth": 25.0, "eyes": None} and state["curve"][1] is None
     json.dumps(state, allow_nan=False)
-    perform(session, {"do": "worst"}, {}, np.array([30.0] * 55 + [20.0] + [31.0] * 32)[:, None])
+    perform(session, {"do": "worst"}, {}, np.array([30.0] * 55 + [20.0] + [31.0] * 32)[:, None, None] * np.ones((1, 2, 3)))
     assert session.transport.frame == 55
 
 

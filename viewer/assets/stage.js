@@ -68,11 +68,14 @@
   const over = make("div", { id: "av-over" }, wait, names, wipe, make("div", { id: "av-top" }, modes, against), seen, rate, say);
   const audio = make("audio", { preload: "auto" });
   const KEYS = [["Space", "play, pause"], ["← →", "one frame"], ["Shift ← →", "ten frames"], ["Home End", "first, last frame"], ["L", "loop"],
-    ["I O", "in and out point here"], ["1 … 6", "render, truth and comparisons"], ["V", "next camera of the capture"], ["F", "look from the front"],
-    ["Z, Shift Z", "undo, redo expressions"], ["R", "release all expressions"], ["P", "save picture"], ["M", "sound on, off"], ["Drag, wheel", "orbit, zoom"], ["?", "this list"]];
+    ["I O", "in and out point here"], ["1 … 6", "render, truth and comparisons"], ["C", "cameras of the capture"], ["V", "next camera of the capture"], ["F", "look from the front"],
+    ["K", "set a key camera"], ["Z, Shift Z", "undo, redo expressions"], ["Ctrl C, Ctrl V", "copy, paste the expression"], ["R", "release all expressions"], ["P", "save picture"], ["M", "sound on, off"], ["Drag, wheel", "orbit, zoom"], ["?", "this list"]];
   const keys = make("div", { id: "av-keys", onclick: () => keys.classList.remove("open") },
     make("table", {}, ...KEYS.map(([k, what]) => make("tr", {}, make("td", {}, make("kbd", {}, k)), make("td", {}, what)))));
   const shell = make("div", { id: "av" }, over, bar, tip, keys, audio);
+
+  // What scene.js builds on.
+  window.avatarViewer = { state, send, make, over, message: (text, kind) => message(text, kind), key: () => key };
 
   // Showing -------------------------------------------------------------------------------------------------------
   const length = () => (state.sequences.length ? state.sequences[state.sequences.length - 1].stop : 0);
@@ -105,7 +108,7 @@
       modes.replaceChildren(...state.modes.map((m, i) => make("button", { role: "radio", title: `${m} (${i + 1})`, onclick: (e) => { send("mode", m); e.currentTarget.blur(); } }, m)));
     if (modes.children[1]) modes.children[1].textContent = state.against;
     against.style.display = (state.references || []).length > 1 ? "" : "none";
-    options(against, (state.references || []).map((r) => [r, r]), state.against);
+    options(against, (state.references || []).filter((r) => r !== state.subject).map((r) => [r, r]), state.against);
     [...modes.children].forEach((b, i) => b.setAttribute("aria-checked", String(state.modes[i] === state.mode)));
     const beyond = state.beyond || [];
     seen.replaceChildren();
@@ -125,14 +128,14 @@
     if (state.error) say.append(make("div", { class: "error lasting", role: "alert" }, `This picture could not be drawn: ${state.error} Change something to try again.`));
     place();
     tick();
+    document.dispatchEvent(new Event("av-state"));
   }
   function figures() {
     psnr.replaceChildren();
+    document.dispatchEvent(new Event("av-figures"));
     const p = state.psnr;
-    if (!p || p.foreground == null) return;
-    psnr.append("PSNR ", make("b", {}, p.foreground.toFixed(1)), " dB");
-    const parts = ["mouth", "eyes"].filter((name) => p[name] != null).map((name) => ` · ${name} ${p[name].toFixed(1)}`);
-    psnr.append(make("span", { class: "wide" }, parts.join("")));
+    if (!p || p[state.region] == null) return;
+    psnr.append(state.region === "foreground" ? "PSNR " : `PSNR of the ${state.region} `, make("b", {}, p[state.region].toFixed(1)), " dB");
   }
   function options(select, pairs, value) {
     const wanted = JSON.stringify(pairs);
@@ -160,7 +163,7 @@
     const [truth, avatar] = names.children;
     const at = { "Side by side": [25, 75], Wipe: [state.wipe * 50, 50 + state.wipe * 50], Reference: [50, -99], Error: [50, -99] }[state.mode] || [50, 50];
     truth.textContent = state.mode === "Error" ? `Difference from ${state.against === "Truth" ? "the truth" : state.against}` : state.against;
-    avatar.textContent = state.against === "Truth" ? "Avatar" : state.name;
+    avatar.textContent = state.against === "Truth" && state.avatars.length < 2 ? "Avatar" : state.subject;
     truth.style.left = `${at[0]}%`;
     avatar.style.left = `${at[1]}%`;
     avatar.style.display = at[1] < 0 ? "none" : "";
@@ -343,7 +346,7 @@
       if (news.refused) { message(news.refused); return; }
       if (scrubbing) delete news.time;
       if ("wipe" in news && wiping) delete news.wipe;
-      const light = Object.keys(news).every((k) => k === "time" || k === "psnr" || k === "pictures");
+      const light = Object.keys(news).every((k) => ["time", "psnr", "ssim", "mean", "pictures"].includes(k));
       const before = state.playing, ahead = now();
       Object.assign(state, news);
       if ("time" in news || "playing" in news || "speed" in news) {
@@ -356,7 +359,7 @@
       if (state.browser) arrived();
       picture.style.visibility = state.browser ? "hidden" : "";
       document.body.classList.toggle("av-draws", !!state.browser);
-      light && state.modes ? (tick(), "psnr" in news && figures()) : draw();
+      light && state.modes ? (tick(), ("psnr" in news || "mean" in news) && figures()) : draw();
     };
     own.onclose = () => { if (socket === own) { socket = null; audio.pause(); message("The viewer has stopped or the connection was lost.", "error"); } };
   }
@@ -407,7 +410,7 @@
 
   const BINDINGS = {
     " ": () => send("toggle"), ArrowLeft: (e) => send("step", e.shiftKey ? -10 : -1), ArrowRight: (e) => send("step", e.shiftKey ? 10 : 1),
-    Home: () => send("home"), End: () => send("end"), l: () => send("loop"), i: () => send("in"), o: () => send("out"), f: () => send("look", "Front"),
+    Home: () => send("home"), End: () => send("end"), l: () => send("loop"), i: () => send("in"), o: () => send("out"), f: () => send("look", "Front"), c: () => document.dispatchEvent(new Event("av-cameras")), k: () => send("key"),
     v: () => send("camera", 1), V: () => send("camera", -1), z: () => send("undo"), Z: () => send("redo"), r: () => send("release"),
     p: () => send("snapshot"), m: () => sound.click(), "?": () => keys.classList.toggle("open"), Escape: () => keys.classList.remove("open"),
   };
