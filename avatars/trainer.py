@@ -33,6 +33,7 @@ from avatars.targets import Target, Targets
 from avatars.train import Event, Split, TrainConfig
 from avatars.types import HeadPose
 from cuda_ext import ops
+from cuda_ext.threads import serial_torch
 
 _OWN = ("means", "quats", "log_scales", "logit_opacities", "sh")
 _CODES = ("expression", "joints", "rotation", "translation")
@@ -149,6 +150,10 @@ class Trainer:
 
     def advance(self, batch: Batch) -> Literal["step", "refine"]:
         """Render, compare, move the parameters; densify when it is time."""
+        with serial_torch():
+            return self._advance(batch)
+
+    def _advance(self, batch: Batch) -> Literal["step", "refine"]:
         if self.mark == 0.0:
             self.mark = time.monotonic()
         c = self.config

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import abi, library
+from cuda_ext.threads import kernel_threads
 
 
 def pick(function: str, *tensors: Tensor):
@@ -32,7 +33,7 @@ def launch_of(device: torch.device) -> abi.AvLaunch:
     if device.type == "cuda":
         index = device.index if device.index is not None else torch.cuda.current_device()
         return abi.AvLaunch(torch.cuda.current_stream(index).cuda_stream, index, 1)
-    return abi.AvLaunch(None, 0, torch.get_num_threads())
+    return abi.AvLaunch(None, 0, kernel_threads())
 
 
 def contiguous(tensors) -> tuple[Tensor, ...]:

@@ -1,0 +1,36 @@
+"""Threads of the kernels, apart from torch's."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from cuda_ext import native
+from cuda_ext.threads import kernel_threads, serial_torch
+
+
+def test_kernels_keep_their_threads_while_torch_has_one():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError):
+            with serial_torch(), serial_torch():
+                assert torch.get_num_threads() == 1 and kernel_threads() == 3
+                assert native.launch_of(torch.device("cpu")).threads == 3
+                raise ZeroDivisionError
+        assert torch.get_num_threads() == 3 and kernel_threads() == 3
+        torch.set_num_threads(2)
+        assert kernel_threads() == 2 and native.launch_of(torch.device("cpu")).threads == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_other_threads_are_left_alone():
+    seen = []
+    with serial_torch():
+        other = threading.Thread(target=lambda: seen.append(kernel_threads() == torch.get_num_threads()))
+        other.start()
+        other.join()
+    assert seen == [True]
