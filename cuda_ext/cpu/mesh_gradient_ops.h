@@ -31,7 +31,7 @@ static int32_t mesh_backward(const AvMeshBackward* args) {
         }
     });
     parallel_for(in.launch.threads, in.C, [&](int64_t c, int) {
-        memset(args->v_points + 3 * c * in.V, 0, (size_t)in.V * 3 * sizeof(float));
+        if (in.V > 0) memset(args->v_points + 3 * c * in.V, 0, (size_t)in.V * 3 * sizeof(float));
         for (int64_t f = 0; f < in.F; ++f) {
             const double* sum = sums + 9 * (c * in.F + f);
             bool any = false;
@@ -92,7 +92,7 @@ static int32_t interpolate_backward(const AvInterpolate* args) {
     parallel_for(in.launch.threads, owners * parts, [&](int64_t task, int) {
         const int64_t c = task / parts, low = task % parts * in.V / parts, high = (task % parts + 1) * in.V / parts;
         float* rows = in.v_attributes + c * in.V * D;
-        memset(rows + low * D, 0, (size_t)((high - low) * D) * sizeof(float));
+        if (high > low) memset(rows + low * D, 0, (size_t)((high - low) * D) * sizeof(float));
         for (int64_t i = c * pixels; i < (in.shared ? in.C : c + 1) * pixels; ++i) {
             const int64_t f = in.face_ids[i];
             if (f < 0 || f >= in.F) continue;
@@ -207,7 +207,7 @@ static int32_t antialias_backward(const AvAntialias* args) {
     });
     parallel_for(in.launch.threads, in.C, [&](int64_t c, int) {
         const int64_t width = in.width;
-        memset(in.v_points + 3 * c * in.V, 0, (size_t)in.V * 3 * sizeof(float));
+        if (in.V > 0) memset(in.v_points + 3 * c * in.V, 0, (size_t)in.V * 3 * sizeof(float));
         for (int64_t i = 0; i < 2 * in.height * width; ++i) {
             const int64_t slot = 2 * c * in.height * width + i, at = slot / 2, next = slot % 2 ? at + width : at + 1;
             const uint64_t key = in.keys[slot];

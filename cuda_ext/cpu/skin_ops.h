@@ -70,7 +70,7 @@ static int32_t skin_forward(const AvSkin* args) {
         for (int64_t j = 0; j <= in.J; ++j)
             chain_transform(chain, (int)in.J, (int)j, (double)in.scale, in.translation + 3 * b, in.transforms + 12 * (b * (in.J + 1) + j));
         float* c = coefficients + b * in.shapes;
-        memcpy(c, in.expression + b * in.E, (size_t)in.E * sizeof(float));
+        if (in.E > 0) memcpy(c, in.expression + b * in.E, (size_t)in.E * sizeof(float));
         for (int64_t i = in.E; i < in.shapes; ++i) {
             const int64_t at = i - in.E;
             c[i] = (float)(chain.turns[at / 9].R[at % 9] - (at % 9 % 4 == 0 ? 1.0 : 0.0));

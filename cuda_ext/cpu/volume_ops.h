@@ -170,6 +170,7 @@ static int32_t composite_backward(const AvCompositeBackward* args) {
     const AvComposite& in = args->forward;
     for_each_ray(in.launch.threads, in.R, [&](int64_t r) { composite_ray_backward(*args, r); });
     const int64_t used = in.offsets[in.R], rest = in.S - used;
+    if (rest == 0) return AV_OK;  // the pointers may be null
     memset(args->v_densities + used, 0, (size_t)rest * sizeof(float));
     memset(args->v_colors + used * in.channels, 0, (size_t)(rest * in.channels) * sizeof(float));
     if (args->v_starts) {
