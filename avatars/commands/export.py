@@ -10,7 +10,6 @@ from avatars.commands.shot import AvatarFolder, Moment, MomentFlags
 
 EXAMPLES = (
     ("a smile as a splat file that any viewer opens", "avatars export out/demo/avatar --expression mouthSmileLeft=1 mouthSmileRight=1 --out smile.ply"),
-    ("frame 20 of a tracked sequence", "avatars export out/demo/avatar --sequence SEN-1 --frame 20 --out frame.ply"),
     ("one page that opens from disk: sliders, head, gaze, the recordings with their sound", "avatars export out/demo/avatar --format html --out anna.html"),
     ("the whole avatar, to take it to another machine", "avatars export out/demo/avatar --format avatar --out handover/anna"),
 )
