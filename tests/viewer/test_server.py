@@ -32,7 +32,7 @@ def test_guests_come_and_go_without_a_trace() -> None:
     with Viewer(BallStage()) as viewer:
         report = soak(viewer, 6 * VISITORS * 60, 6)
     assert report["errors"] == [] and report["visits"] == 18 and report["events"] == 6 * VISITORS * 60, report
-    assert report["pictures"] > 100 and report["refusals"] > 20 and report["saved"] > 0 and report["packets"] > 0 < report["packets_refused"], report
+    assert report["pictures"] > 40 and report["refusals"] > 20 and report["saved"] > 0 and report["packets"] > 0 < report["packets_refused"], report
     assert report["growth_percent"] <= MOST_GROWTH and report["threads"][-1] <= report["threads"][1] + 1 and report["open_files"][-1] <= report["open_files"][1] + 2, report
 
 
