@@ -275,7 +275,7 @@ def test_the_sample_has_everything() -> None:
     size = sum(f.stat().st_size for f in SAMPLE.rglob("*") if f.is_file())
     truth_size = sum(f.stat().st_size for f in (SAMPLE / "truth").rglob("*") if f.is_file())
     assert size < 12e6 and truth_size < 3e6
-    assert "CC BY 3.0" in (SAMPLE / "README.md").read_text() and "Lee Perry-Smith" in (SAMPLE / "README.md").read_text()
+    assert "CC BY 3.0" in (SAMPLE / "ATTRIBUTION.md").read_text() and "Lee Perry-Smith" in (SAMPLE / "ATTRIBUTION.md").read_text()
 
 
 def test_the_sample_s_truth_lies_on_its_pictures() -> None:

@@ -56,7 +56,7 @@ def person(count: int, degree: int, bases: int = 6, hidden: int = 8, pose_basis:
         g, sh=sh, means=g.means + 0.05 * random(N, 3), quats=2 * g.quats + 0.4 * random(N, 4), log_scales=g.log_scales + 0.3 * random(N, 3),
         logit_opacities=1.5 + 1.5 * random(N),
     )  # fmt: skip
-    settings = deform.DeformSettings(bases=bases, hidden=hidden)
+    settings = deform.DeformSettings(bases=max(bases, 1), hidden=hidden)
     parameters: dict[str, torch.Tensor] = {}
     name = "blendshapes" if bases else "binding"
     poses = HeadPose(*(torch.zeros(24, *x.shape[1:]) for x in (head.neutral().expression, head.neutral().joints, *2 * [head.neutral().rotation])))
@@ -166,7 +166,7 @@ def until(page: Any, condition: str, what: str) -> None:
 
 def settled(page: Any) -> np.ndarray:
     """The stage once nothing moves any more and all pixels are drawn."""
-    until(page, "!avatar.running && !avatar.waiting", "a still picture")
+    until(page, "!avatar.running && !avatar.waiting && !document.getAnimations().some((a) => a.playState === 'running')", "a still picture")
     box = page.locator("#stage").bounding_box()
     return decoded(page.screenshot(clip=box))
 
