@@ -184,6 +184,7 @@ class Viewer:
         with self._lock:
             kept = self.guests.pop(client.client_id, None)
         if kept is not None:
+            kept.panels.left = True
             kept.panels.clip.give_up()
             self.loop.remove(kept.session)
             with self._lock:

@@ -37,6 +37,7 @@ class Panels:
 
     def __init__(self, client: ClientHandle, session: Session, link: LiveLink) -> None:
         self.client, self.session, self.gui = client, session, client.gui
+        self.left = False  # the browser has gone: what it asked for is dropped
         tabs = self.gui.add_tab_group()
         with tabs.add_tab("Face"):
             self.face = FacePanel(client, session, self.tell, self._try)
@@ -105,11 +106,13 @@ class Panels:
         session = self.session
 
         def task():
+            if self.left:
+                return
             request = session.full_request()
             parameters = {"avatar": session.stage.name, "request": asdict(request)}
             png = encode_png(session.stage.render(request), parameters)
             self.client.send_file_download("avatar.png", png, save_immediately=True)
-            yield
+            yield from ()  # done in one step
 
         session.loop.background(task())
 

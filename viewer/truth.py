@@ -22,7 +22,7 @@ class Truth:
 
     def __init__(self, tracked: TrackedSequence) -> None:
         self.tracked = tracked
-        self._pictures = PictureCache(tracked, megabytes=200)
+        self._pictures = PictureCache(tracked, megabytes=64)  # a sequence of one camera: more fills slowly and looks like a leak
 
     def picture(self, frame: int, camera: str, background: Colour) -> tuple[np.ndarray, np.ndarray] | None:
         """The person [H, W, 3] over a background, and the matte [H, W]; None where nothing was recorded."""
