@@ -37,7 +37,7 @@ def test_fuzz_under_sanitizers(isa, tmp_path_factory):
     build = Path(os.environ.get("AVATARS_SANITIZE_BUILD", tmp_path_factory.getbasetemp() / "sanitized"))
     build.mkdir(exist_ok=True)
     subprocess.run([cmake, "-S", SOURCE, "-B", build, "-DAVATARS_SANITIZE=ON", "-DAVATARS_CUDA=OFF"], check=True, capture_output=True)
-    subprocess.run([cmake, "--build", build], check=True, capture_output=True)
+    subprocess.run([cmake, "--build", build, "--parallel"], check=True, capture_output=True)
     runtime = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")

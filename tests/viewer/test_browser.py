@@ -17,6 +17,7 @@ from avatars.drive import ARKIT_NAMES
 from avatars.png import read_png_parameters
 from viewer.app import Viewer
 from viewer.bench_sound import sound_drift
+from viewer.film import film
 from viewer.live import encode
 
 
@@ -215,6 +216,26 @@ def test_loading_a_performance_and_filming_it(viewer, fresh, keep, tmp_path: Pat
         page.get_by_role("button", name="Load a performance").click()
     chooser.value.set_files(str(tmp_path / "bad.csv"))
     page.get_by_text("bad.csv is not a take.").wait_for(timeout=10_000)
+
+
+def test_a_film_is_given_up(viewer, fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, guest = fresh
+    still(guest)
+
+    def slowly(*arguments):
+        for step in film(*arguments):
+            time.sleep(0.05)
+            yield step
+
+    monkeypatch.setattr("viewer.clip_panel.film", slowly)
+    downloads = []
+    page.on("download", lambda found: downloads.append(found))
+    page.get_by_role("tab", name="Clip").click()
+    button = page.get_by_role("button", name="Film this range")
+    button.click()
+    page.get_by_role("button", name="Give up").click()
+    page.get_by_role("button", name="Give up").wait_for(state="hidden", timeout=10_000)
+    assert button.is_enabled() and downloads == []
 
 
 def test_a_phone_drives_the_face_and_a_take_is_kept(viewer, fresh, keep) -> None:
