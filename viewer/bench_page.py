@@ -7,7 +7,6 @@ does is not in it. Every frame has another expression, pose and camera, so nothi
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from avatars import deform
 from avatars.avatar import Avatar, load_avatar
 from avatars.errors import UserError
 from avatars.export import export
+from avatars.files import write_json
 from viewer.browser import chromium, missing
 
 FRAMES_A_SECOND = 30.0  # the bar
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"  {name:16s} {value:8.1f}" if isinstance(value, float) else f"  {name:16s} {value:8d}")
     print(f"  bar ≥ {FRAMES_A_SECOND:g} frames a second of JavaScript: {'met' if figures['fps'] >= FRAMES_A_SECOND else 'MISSED'}")
     if config.out is not None:
-        config.out.write_text(json.dumps({k: round(v, 2) for k, v in figures.items()}, indent=1) + "\n")
+        write_json(config.out, {k: round(v, 2) for k, v in figures.items()})
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torch import Tensor
 from avatars.head import HeadModel
 from avatars.types import Cameras, HeadPose, Identity
 from capture.track.energies import Quadratic, Quadratic3, pull_back
-from capture.track.fit import Term
-from capture.track.points import Linearised, linearise_blend, vertex_head
+from capture.track.fit import Term, vertex_term
+from capture.track.points import Linearised, displaced
 from capture.track.shape import bend_to
 from capture.track.silhouette import contour_evidence
 
@@ -37,8 +37,7 @@ def clothes_to_outline(head: HeadModel, identity: Identity, pose: HeadPose, came
         evidence = replace(outline, weight=weight, displacement=torch.where(free, outline.displacement, 0.0))
         delta = bend_to(evidence, head.faces, vertices, torch.ones(head.V))
         delta[~free] = 0
-        offsets = torch.linalg.solve(linearise_blend(head, identity, pose), delta[..., None])[..., 0]
-        identity = replace(identity, offsets=offsets if identity.offsets is None else identity.offsets + offsets)
+        identity = displaced(head, identity, pose, delta)
     return identity
 
 
@@ -64,4 +63,4 @@ def still_term(head: HeadModel, identity: Identity, pose: HeadPose, reference: i
         cost = 0.5e6 * (scale * torch.log1p(squared / scale)).sum().double()
         return pull_back(Quadratic3(A, influence[..., None] * moved, cost), lin.jacobian).scaled(sigma_mm**-2)
 
-    return Term(vertex_head(head, ids), lambda i: i if i.offsets is None else replace(i, offsets=i.offsets[ids]), energy)
+    return vertex_term(head, ids, energy)

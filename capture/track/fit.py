@@ -16,7 +16,7 @@ from avatars.head import HeadModel
 from avatars.types import HeadPose, Identity
 from capture.track.config import Priors
 from capture.track.energies import Quadratic
-from capture.track.points import Linearised, linearise
+from capture.track.points import Linearised, linearise, vertex_head
 from capture.track.priors import frame_priors
 from capture.track.solve import Smoothness, minimise
 
@@ -30,6 +30,11 @@ class Term:
     points: HeadModel  # P vertices
     on_points: Callable[[Identity], Identity]  # the identity with the offsets of these points
     energy: Callable[[Linearised, Tensor], Quadratic]  # of the linearised points in these frames [B] (ids)
+
+
+def vertex_term(head: HeadModel, ids: Tensor, energy: Callable[[Linearised, Tensor], Quadratic]) -> Term:
+    """An energy of the vertices `ids` [P]; the head must be settled."""
+    return Term(vertex_head(head, ids), lambda i: i if i.offsets is None else replace(i, offsets=i.offsets[ids]), energy)
 
 
 def evaluate(terms: Sequence[Term], identity: Identity, pose: HeadPose) -> Quadratic:

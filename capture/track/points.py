@@ -159,6 +159,12 @@ def linearise_blend(head: HeadModel, identity: Identity, pose: HeadPose) -> Tens
     return (head.skin_weights @ transforms).reshape(-1, 3, 3)
 
 
+def displaced(head: HeadModel, identity: Identity, pose: HeadPose, delta: Tensor) -> Identity:
+    """The identity whose vertices lie delta [V, 3] metres (world) from where they were in the one frame of `pose`."""
+    offsets = torch.linalg.solve(linearise_blend(head, identity, pose), delta[..., None])[..., 0]
+    return replace(identity, offsets=offsets if identity.offsets is None else identity.offsets + offsets)
+
+
 def left_jacobian(v: Tensor) -> Tensor:
     """[..., 3] → [..., 3, 3]: exp(v + δ) ≈ exp(J δ) exp(v) (Barfoot, State Estimation for Robotics 2017, eq. 7.77)."""
     angle = v.norm(dim=-1)[..., None, None].clamp_min(1e-5)

@@ -14,7 +14,7 @@ from capture.track.clothes import clothes_to_outline, still_term
 from capture.track.config import TrackConfig
 from capture.track.energies import Quadratic, Quadratic3, pull_back, reprojection
 from capture.track.first import observe
-from capture.track.fit import Term, fit_identity, fit_poses
+from capture.track.fit import Term, fit_identity, fit_poses, vertex_term
 from capture.track.marks import (
     LIP_PAIRS,
     landmark_rig,
@@ -24,7 +24,7 @@ from capture.track.marks import (
 )
 from capture.track.motion import Correspondences, correspond, followed_vertices
 from capture.track.parts import carry_parts, tuck_teeth
-from capture.track.points import Linearised, linearise_blend, settle, vertex_head
+from capture.track.points import Linearised, displaced, settle
 from capture.track.priors import smoothness
 from capture.track.shape import SurfaceEvidence, bend_to, surface_evidence
 from capture.track.silhouette import merged, silhouette_evidence
@@ -73,9 +73,7 @@ def refine_shape(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfi
             evidence = replace(evidence, displacement=evidence.displacement - (moved * evidence.normals).sum(-1))
             vertices = vertices + moved
         delta = carry_parts(head, vertices, bend_to(evidence, head.faces, vertices, stiffness))
-        blend = linearise_blend(head, identity, pose)
-        offsets = torch.linalg.solve(blend, delta[..., None])[..., 0]
-        identity = replace(identity, offsets=offsets if identity.offsets is None else identity.offsets + offsets)
+        identity = displaced(head, identity, pose, delta)
     if dense_too:
         identity = clothes_to_outline(head, identity, pose, cameras, masks, stage.outline_rounds)
     progress("measuring the neutral surface", stage.rounds, stage.rounds, None)
@@ -95,15 +93,13 @@ def _with_teeth_behind_lips(head: HeadModel, identity: Identity, pose: HeadPose,
     towards = torch.nn.functional.normalize(cameras.centers - vertices[0].mean(0), dim=-1)
     frontal = (towards @ front).argsort(descending=True)[:3].tolist()
     delta = tuck_teeth(head, vertices[0], -front, cameras[frontal])
-    offsets = torch.linalg.solve(linearise_blend(head, identity, pose), delta[..., None])[..., 0]
-    return replace(identity, offsets=identity.offsets + offsets)
+    return displaced(head, identity, pose, delta)
 
 
 def _identity_to_surface(head, identity: Identity, pose: HeadPose, vertices: Tensor, evidence: SurfaceEvidence, skin: Tensor, config: TrackConfig) -> Identity:
     """A step of the coefficients towards the measured surface, point to plane; the scalp's hair and the clothes are not the identity's."""
     face = head.region_vertices("face", "lips", "eyelids", "nose", "brows", "ears", "neck")
     ids = face[torch.isin(face, skin) & (evidence.weight[face] > 0)]
-    points = vertex_head(settle(head, identity), ids)
     normals, weight = evidence.normals[ids], evidence.weight[ids] * (config.shape.sigma_mm * 1e-3) ** -2
     goal = vertices[ids] + normals * evidence.displacement[ids, None]
 
@@ -114,7 +110,7 @@ def _identity_to_surface(head, identity: Identity, pose: HeadPose, vertices: Ten
         quadratic = Quadratic3(A, (robust * distance)[..., None] * normals, (robust * distance**2).sum().double() / 2)
         return pull_back(quadratic, lin.jacobian)
 
-    term = Term(points, lambda i: i if i.offsets is None else replace(i, offsets=i.offsets[ids]), energy)
+    term = vertex_term(settle(head, identity), ids, energy)
     still = torch.zeros(1, dtype=torch.bool)
     return fit_identity(head, [term], identity, pose, torch.zeros(1, dtype=torch.int64), config.priors, still, free_pose=False, largest_step=2.0)
 
@@ -166,7 +162,7 @@ def flow_term(head: HeadModel, seen: Correspondences, cameras: Cameras, sigma_mm
         quadratic, _ = reprojection(lin.positions, cameras, seen.rays[frames], seen.weights[frames], robust_mm)
         return pull_back(quadratic, lin.jacobian).scaled(sigma_mm**-2)
 
-    return Term(vertex_head(head, ids), lambda i: i if i.offsets is None else replace(i, offsets=i.offsets[ids]), energy)
+    return vertex_term(head, ids, energy)
 
 
 def _spread(cameras: Cameras, chosen: list[int], count: int) -> list[int]:

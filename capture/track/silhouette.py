@@ -17,6 +17,7 @@ from avatars.head import HeadModel
 from avatars.types import Cameras
 from capture.track.shape import SurfaceEvidence
 from capture.track.warp import sample, see_mesh, vertex_normals
+from cuda_ext import ops
 
 BARE = ("face", "ears", "neck", "nose", "lips", "torso")
 """Regions whose outline is that of the person: skin, and the clothes, which the torso stands for."""
@@ -113,10 +114,9 @@ def _outline_pixels(covered: np.ndarray) -> np.ndarray:
 
 def _rim_vertices(head: HeadModel) -> Tensor:
     """[V] bool: vertices at an open edge of the mesh."""
-    faces = head.faces
-    edges, count = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).sort(1).values.unique(dim=0, return_counts=True)
+    edges = ops.mesh_edges(head.faces)
     rim = torch.zeros(head.V, dtype=torch.bool)
-    rim[edges[count == 1].reshape(-1)] = True
+    rim[edges[edges[:, 3] < 0, :2].reshape(-1)] = True
     return rim
 
 
