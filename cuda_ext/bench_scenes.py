@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cuda_ext.ops import Rig
 from cuda_ext.reference import quat_multiply
 
 
@@ -87,6 +88,15 @@ def head_like_mesh(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).flatten()
     faces = [[corner, corner + 1, corner + columns], [corner + 1, corner + columns + 1, corner + columns]]
     return vertices.reshape(-1, 3), torch.cat([torch.stack(f, 1) for f in faces])
+
+
+def head_rig(V: int = 7500, E: int = 52, J: int = 5) -> Rig:
+    """A head's numbers, if not its looks: each expression moves a seventh of the vertices, in runs."""
+    g = torch.Generator().manual_seed(0)
+    moves = torch.rand(E, V // 50, generator=g).repeat_interleave(50, 1)[..., None] > 6 / 7
+    weights = torch.softmax(4 * torch.randn(V, J + 1, generator=g), 1)
+    turns = 0.2 * torch.randn(E, J, 3, generator=g)
+    return Rig(torch.randn(V, 3, generator=g), torch.zeros(J, 3), 0.01 * torch.randn(E, V, 3, generator=g) * moves, turns, weights, (-1, 0, 1, 1, 1))
 
 
 def ray_positions(rays: int, samples: int, seed: int = 0) -> Tensor:

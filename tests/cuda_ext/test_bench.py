@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from cuda_ext import bench, bench_machine, hash_grid
+from cuda_ext import bench, bench_machine, bench_rows_volumes, hash_grid
 from cuda_ext.bench_scenes import ray_positions
 
 
 def test_both_plain_hash_grids_agree():
     grid = hash_grid.HashGrid.build(levels=6, log2_size=9)
     positions, table = ray_positions(5, 8), torch.randn(grid.rows, grid.features)
-    torch.testing.assert_close(bench._one_gather(grid, positions, table), hash_grid._reference(grid, positions, table))
+    torch.testing.assert_close(bench_rows_volumes._one_gather(grid, positions, table), hash_grid._reference(grid, positions, table))
 
 
 def test_rays_stay_in_the_cube_and_go_through_it():

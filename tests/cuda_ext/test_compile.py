@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import ops
-from cuda_ext.bench import head_like_mesh
-from cuda_ext.bench_scenes import head_scene
+from cuda_ext.bench_scenes import head_like_mesh, head_scene
 from cuda_ext.hash_grid import HashGrid, hash_encode, hash_encode_blended
 
 

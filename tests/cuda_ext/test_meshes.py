@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import native, ops
-from cuda_ext.bench import head_like_mesh
+from cuda_ext.bench_scenes import head_like_mesh
 
 close = sys.modules["cuda_calls"].close
 CPU = torch.device("cpu")
