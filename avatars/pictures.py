@@ -7,10 +7,11 @@ a step gets depends on the seed and the step's number alone, so that a resumed t
 
 from __future__ import annotations
 
-import queue
+import itertools
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from avatars.sequence import TrackedSequence
 from avatars.types import Cameras
+
+
+MARGIN = 12  # pixels around the foreground
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,14 @@ class PictureCache:
                 self.size -= self.kept.popitem(last=False)[1].nbytes
         return picture
 
+    def holds(self, t: int, camera: int) -> bool:
+        """Whether the picture is there; it then counts as used just now."""
+        with self.lock:
+            if (t, camera) not in self.kept:
+                return False
+            self.kept.move_to_end((t, camera))
+            return True
+
     def box(self, t: int, camera: int, margin: int) -> tuple[int, int, int, int]:
         """x0, y0, x1, y1 of the foreground and `margin` pixels; the whole picture when there is none. Found once per picture."""
         key = (t, camera, margin)
@@ -84,7 +96,7 @@ def schedule(frames: np.ndarray, usable: np.ndarray, views: int, seed: int, step
     return t, tuple(sorted(int(c) for c in chosen))
 
 
-def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin: int = 12) -> Batch:
+def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin: int = MARGIN) -> Batch:
     """Pictures cut to one common window size that holds the foreground of every one of them plus `margin` pixels."""
     pictures = [cache.get(t, c) for c in camera_ids]
     cameras = cache.tracked.cameras
@@ -105,38 +117,32 @@ def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin:
 
 
 def batches(cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3) -> Generator[Batch]:
-    """Endless batches of steps `first`, `first`+1, …, loaded by one thread that runs at most `ahead` of them in front."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
+    """Endless batches of steps `first`, `first`+1, …; one thread decodes what up to `ahead` of them lack in the cache.
 
-    def put(item: Batch | BaseException) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return
-            except queue.Full:
-                continue
+    A batch whose pictures are there is put together by who asks for it: a thread that did so for every step would hold up the
+    kernels' caller for as long as it runs Python.
+    """
+    decoder = ThreadPoolExecutor(1, "pictures")
+    coming: deque[tuple[int, tuple[int, ...], Future[None] | None]] = deque()
+    steps = itertools.count(first)
 
-    def work() -> None:
-        step = first
-        try:
-            while not stop.is_set():
-                put(load_batch(cache, *schedule(frames, usable, views, seed, step)))
-                step += 1
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
-            put(error)
+    def decode(t: int, cameras: list[int]) -> None:
+        for c in cameras:
+            cache.box(t, c, MARGIN)
+            cache.get(t, c)
 
-    thread = threading.Thread(target=work, name="pictures", daemon=True)
-    thread.start()
     try:
         while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+            while len(coming) <= ahead:
+                t, cameras = schedule(frames, usable, views, seed, next(steps))
+                missing = [c for c in cameras if not cache.holds(t, c)]
+                coming.append((t, cameras, decoder.submit(decode, t, missing) if missing else None))
+            t, cameras, decoding = coming.popleft()
+            if decoding is not None:
+                decoding.result()
+            yield load_batch(cache, t, cameras)
     finally:
-        stop.set()
-        thread.join(timeout=5)
+        decoder.shutdown(cancel_futures=True)
 
 
 def _box(mask: np.ndarray, margin: int) -> tuple[int, int, int, int]:
