@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from avatars.head import HeadModel
-from avatars.transforms import quat_to_matrix
 from avatars.types import _Movable
 
 SH_C0 = 0.28209479177387814  # Y_0: colour = SH_C0 · sh[0] + 0.5
@@ -145,60 +144,6 @@ def with_colors(gaussians: CanonicalGaussians, colors: Tensor) -> CanonicalGauss
     sh = gaussians.sh.clone()
     sh[:, 0] = (colors - 0.5) / SH_C0
     return replace(gaussians, sh=sh)
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """What one densification does: which rows stay, and which rows are copied to be new ones."""
-
-    keep: Tensor  # [K] rows kept, ascending
-    parents: Tensor  # [M] rows of the old set that new Gaussians come from
-    split: Tensor  # [M] bool: the parent shrinks and both move apart; else both stay at the spot
-
-
-def plan_refinement(
-    gaussians: CanonicalGaussians,
-    gradients: Tensor,  # [N] mean screen-space gradient
-    seen: Tensor,  # [N] how often it was in view since the last time
-    world_sizes: Tensor,  # [N] largest standard deviation, metres
-    *,
-    grow: int,
-    split_size: float,
-    min_opacity: float = 0.02,
-    max_size: float = 0.03,
-    gradient_floor: float = 1e-7,
-) -> Refinement:
-    """Drop what is transparent, huge or no longer finite; duplicate the `grow` Gaussians of the largest gradient.
-
-    A budget instead of a gradient threshold (Kerbl et al. 2023, section 5.2, thresholds 2e-4): the threshold depends on image size, batch and
-    loss, a count does not. Bindings are rows as well, so they follow by construction.
-    """
-    opacity = gaussians.logit_opacities.sigmoid()
-    finite = gaussians.means.isfinite().all(1) & gaussians.log_scales.isfinite().all(1) & opacity.isfinite()
-    keep = finite & (opacity > min_opacity) & (world_sizes < max_size)
-    score = torch.where(keep & (seen > 0), gradients, torch.zeros_like(gradients))
-    grow = min(grow, int((score > gradient_floor).sum()))
-    parents = torch.argsort(score, descending=True, stable=True)[:grow].sort().values
-    return Refinement(keep.nonzero()[:, 0], parents, world_sizes[parents] > split_size)
-
-
-def refine(gaussians: CanonicalGaussians, plan: Refinement, generator: torch.Generator) -> CanonicalGaussians:
-    """Carry out a plan: kept rows first (split parents moved and shrunk), then the new ones, in the order of `plan.parents`."""
-    children = gaussians[plan.parents]
-    # The displacement is drawn in the triangle's own frame and units, where means and scales live.
-    spread = torch.randn(len(children), 3, generator=generator).to(children.means) * children.log_scales.exp()
-    offset = (quat_to_matrix(children.quats) @ spread[..., None])[..., 0] * plan.split[:, None]
-    shrink = torch.where(plan.split, torch.log(torch.tensor(1.6)), torch.tensor(0.0)).to(children.means)[:, None]
-    # Two Gaussians where there was one: opacities that together cover as before (Bulò et al. 2024, eq. 8).
-    opacity = 1 - (1 - children.logit_opacities.sigmoid()).clamp_min(1e-6).sqrt()
-    logits = torch.where(plan.split, children.logit_opacities, torch.logit(opacity.clamp(1e-4, 1 - 1e-4)))
-    changed = replace(children, log_scales=children.log_scales - shrink, logit_opacities=logits)
-    tensors = {k: v.clone() for k, v in gaussians.tensors().items()}
-    tensors["means"][plan.parents] = children.means - offset
-    tensors["log_scales"][plan.parents] = changed.log_scales
-    tensors["logit_opacities"][plan.parents] = logits
-    parents = CanonicalGaussians(**tensors)
-    return CanonicalGaussians.cat([parents[plan.keep], replace(changed, means=children.means + offset)])
 
 
 def _points_in_triangles(corners: Tensor, generator: torch.Generator) -> Tensor:

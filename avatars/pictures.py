@@ -21,7 +21,6 @@ from torch import Tensor
 from avatars.sequence import TrackedSequence
 from avatars.types import Cameras
 
-
 MARGIN = 12  # pixels around the foreground
 
 

@@ -14,16 +14,9 @@ from torch import Tensor
 from avatars import deform, losses
 from avatars.avatar import Avatar, Timeline, bound, read_tensors, write_tensors
 from avatars.colors import CameraColors
+from avatars.densify import divide, plan_refinement, replace_rows
 from avatars.errors import AvatarError
-from avatars.gaussians import (
-    CanonicalGaussians,
-    Refinement,
-    face_frames,
-    plan_refinement,
-    refine,
-    sample_surface,
-    with_colors,
-)  # fmt: skip
+from avatars.gaussians import CanonicalGaussians, face_frames, sample_surface, with_colors
 from avatars.head import HeadModel
 from avatars.pictures import Batch, PictureCache
 from avatars.seal import tensors_checksum
@@ -269,30 +262,29 @@ class Trainer:
         along = min((fraction - c.refine_from) / max(c.refine_until - c.refine_from, 1e-9), 1.0)
         goal = int(start + (c.gaussians - start) * along) if growing else 0
         s = self.statistics
-        plan = plan_refinement(
-            gaussians, s.grad_norm / s.count.clamp_min(1), s.count, sizes, grow=0, split_size=c.split_size,
-        )  # fmt: skip
-        grow = max(goal - len(plan.keep), 0)
-        if grow:
-            plan = plan_refinement(
-                gaussians, s.grad_norm / s.count.clamp_min(1), s.count, sizes, grow=grow, split_size=c.split_size,
-            )  # fmt: skip
-        if len(plan.keep) == len(gaussians) and not len(plan.parents):
+        plan = plan_refinement(gaussians, s.grad_norm / s.count.clamp_min(1), s.count, sizes, goal=goal, split_size=c.split_size)
+        if plan.empty:
             s.reset()
             return
         generator = torch.Generator().manual_seed(hash((c.seed, self.step)) & 0x7FFFFFFF)
-        refined = refine(gaussians, plan, generator)
-        self.face_ids = refined.face_ids
-        self.reach = _rows(self.reach, plan)
-        for name in self.params:
-            own = name in _OWN
-            if not own and not name.startswith(f"deform.{deform.PER_GAUSSIAN}"):
+        changed, children = divide(gaussians[plan.parents], plan.split, generator)
+        capacity = int(1.02 * c.gaussians)
+        for name in ("means", "log_scales", "logit_opacities"):
+            self.params[name][plan.parents] = getattr(changed, name)
+        self.reach = replace_rows(self.reach, plan, self.reach[plan.parents], capacity)
+        self.face_ids = replace_rows(self.face_ids, plan, children.face_ids, capacity)
+        for name, param in self.params.items():
+            if name not in _OWN and not name.startswith(f"deform.{deform.PER_GAUSSIAN}"):
                 continue
-            value = getattr(refined, name) if own else _rows(self.params[name].detach(), plan)
-            moments = [_rows(moment[name], plan, fresh=True) for moment in (self.adam.m, self.adam.v)]
-            self.params[name] = value.contiguous().requires_grad_()
-            self.adam.replace(name, self.params[name], *moments)
-        self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
+            rows = replace_rows(param, plan, getattr(children, name) if name in _OWN else param[plan.parents], capacity)
+            moments = [replace_rows(moment[name], plan, None, capacity) for moment in (self.adam.m, self.adam.v)]
+            if rows is not param:
+                self.params[name] = rows.requires_grad_()
+                self.adam.replace(name, self.params[name], *moments)
+        if plan.result == plan.count:
+            s.reset()
+        else:
+            self.statistics = ops.SplatStatistics.zeros(plan.result, self.device)
 
     def rest(self) -> None:
         """The time until the next step does not count as training."""
@@ -375,14 +367,3 @@ class Trainer:
             parameters, {n: self.colors.affine[i] for i, n in enumerate(names) if n in trained}, timeline, provenance,
         )  # fmt: skip
 
-
-def _rows(tensor: Tensor, plan: Refinement, fresh: bool = False) -> Tensor:
-    """A per-Gaussian tensor after a refinement; `fresh`: new rows start at zero."""
-    kept = len(plan.keep)
-    rows = tensor.new_empty(kept + len(plan.parents), *tensor.shape[1:])
-    torch.index_select(tensor, 0, plan.keep, out=rows[:kept])
-    if fresh:
-        rows[kept:] = 0
-    else:
-        torch.index_select(tensor, 0, plan.parents, out=rows[kept:])
-    return rows
