@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from avatars.sequence import TrackedSequence
 from avatars.types import Cameras
 
 MARGIN = 12  # pixels around the foreground
+_BLOCK = 100  # steps whose cameras are drawn together
 
 
 @dataclass(frozen=True)
@@ -89,29 +91,41 @@ def schedule(frames: np.ndarray, usable: np.ndarray, views: int, seed: int, step
     frames [T'] timeline indices; usable [T, C] bool; at most `views` cameras.
     """
     epoch, position = divmod(step, len(frames))
-    t = int(frames[np.random.default_rng((seed, 1, epoch)).permutation(len(frames))[position]])
-    cameras = np.flatnonzero(usable[t])
-    chosen = np.random.default_rng((seed, 2, step)).permutation(cameras)[:views]
-    return t, tuple(sorted(int(c) for c in chosen))
+    t = int(frames[_frame_order(seed, epoch, len(frames))[position]])
+    block, place = divmod(step, _BLOCK)
+    order = _camera_orders(seed, block, usable.shape[1])[place]
+    chosen = order[usable[t, order]][:views]
+    return t, tuple(sorted(chosen.tolist()))
+
+
+@lru_cache(2)
+def _frame_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """[count] a permutation."""
+    return np.random.default_rng((seed, 1, epoch)).permutation(count)
+
+
+@lru_cache(2)
+def _camera_orders(seed: int, block: int, count: int) -> np.ndarray:
+    """[_BLOCK, count] a permutation per step; drawn together, as making a generator takes as long as drawing."""
+    return np.random.default_rng((seed, 2, block)).random((_BLOCK, count)).argsort(1)
 
 
 def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin: int = MARGIN) -> Batch:
     """Pictures cut to one common window size that holds the foreground of every one of them plus `margin` pixels."""
     pictures = [cache.get(t, c) for c in camera_ids]
     cameras = cache.tracked.cameras
-    boxes = [cache.box(t, c, margin) for c in camera_ids]
-    width = min(cameras.width, max(b[2] - b[0] for b in boxes))
-    height = min(cameras.height, max(b[3] - b[1] for b in boxes))
+    boxes = np.array([cache.box(t, c, margin) for c in camera_ids])  # [C, 4]
+    width, height = np.minimum((boxes[:, 2:] - boxes[:, :2]).max(0), (cameras.width, cameras.height)).tolist()
+    corners = (boxes[:, :2] + boxes[:, 2:] - (width, height)) // 2
+    corners = np.clip(corners, 0, (cameras.width - width, cameras.height - height))
     images = np.empty((len(pictures), height, width, 4), np.uint8)
-    Ks = cameras.Ks[list(camera_ids)].clone()
-    for i, (picture, box) in enumerate(zip(pictures, boxes, strict=True)):
-        x = min(max((box[0] + box[2] - width) // 2, 0), cameras.width - width)
-        y = min(max((box[1] + box[3] - height) // 2, 0), cameras.height - height)
-        images[i] = picture[y : y + height, x : x + width]
-        Ks[i, 0, 2] -= x
-        Ks[i, 1, 2] -= y
+    for image, picture, (x, y) in zip(images, pictures, corners.tolist(), strict=True):
+        image[:] = picture[y : y + height, x : x + width]
+    ids = list(camera_ids)
+    Ks = cameras.Ks.numpy()[ids]
+    Ks[:, :2, 2] -= corners
     names = tuple(cameras.names[c] for c in camera_ids)
-    cut = Cameras(names, Ks, cameras.viewmats[list(camera_ids)], width, height)
+    cut = Cameras(names, torch.from_numpy(Ks), torch.from_numpy(cameras.viewmats.numpy()[ids]), width, height)
     return Batch(t, camera_ids, cut, torch.from_numpy(images))
 
 

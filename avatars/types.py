@@ -21,14 +21,16 @@ class _Movable:
     """Moves every tensor field to a device or dtype; used by all types below."""
 
     def to(self: T, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> T:
-        """Return a copy whose tensors are on `device` and whose floating tensors have `dtype`."""
+        """Tensors on `device`, floating ones of `dtype`; the same object when they are so already."""
 
         def move(value):
             if not isinstance(value, Tensor):
                 return value
             return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {k: move(v) for k, v in values.items()}
+        return self if all(moved[k] is v for k, v in values.items()) else replace(self, **moved)  # type: ignore[type-var]
 
     def detach(self: T) -> T:
         """Return a copy whose tensors carry no gradient."""
