@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 
 import torch
 from torch import Tensor
 
 from cuda_ext import abi, library
 from cuda_ext.threads import kernel_threads
+
+_MOST_FREE = 8  # tensors kept per device
 
 
 def pick(function: str, *tensors: Tensor):
@@ -46,6 +48,8 @@ class Workspaces:
     def __init__(self) -> None:
         self._free: dict[torch.device, list[Tensor]] = defaultdict(list)
         self._lock = threading.Lock()
+        # The garbage collector may give a tensor back while this very thread holds the lock, so `give` takes none.
+        self._returned: deque[Tensor] = deque()
 
     def take(self, size: int, device: torch.device) -> Tensor:
         """At least `size` bytes; the smallest free tensor that is not four times too large, else a new one.
@@ -55,21 +59,20 @@ class Workspaces:
         if device.type == "cuda":
             return torch.empty(size, dtype=torch.uint8, device=device)
         with self._lock:
+            while self._returned:
+                tensor = self._returned.popleft()
+                self._free[tensor.device].append(tensor)
             free = self._free[device]
+            del free[:-_MOST_FREE]
             fitting = [i for i, t in enumerate(free) if size <= t.numel() <= 4 * size + (1 << 20)]
             if fitting:
                 return free.pop(min(fitting, key=lambda i: free[i].numel()))
         return torch.empty(size + size // 8, dtype=torch.uint8, device=device)
 
     def give(self, tensor: Tensor) -> None:
-        """Take back a tensor nobody reads any more; at most eight are kept per device."""
-        if tensor.device.type == "cuda":
-            return
-        with self._lock:
-            free = self._free[tensor.device]
-            free.append(tensor)
-            if len(free) > 8:
-                free.pop(0)
+        """Take back a tensor nobody reads any more."""
+        if tensor.device.type != "cuda":
+            self._returned.append(tensor)
 
 
 workspaces = Workspaces()

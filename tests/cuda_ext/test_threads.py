@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cuda_ext import native
+from cuda_ext.native.calls import Workspaces
 from cuda_ext.threads import kernel_threads, serial_torch
 
 
@@ -34,3 +35,15 @@ def test_other_threads_are_left_alone():
         other.start()
         other.join()
     assert seen == [True]
+
+
+def test_workspaces_come_back_even_while_one_is_taken() -> None:
+    own, cpu = Workspaces(), torch.device("cpu")
+    lent = [own.take(1 << 20, cpu) for _ in range(20)]
+    with own._lock:  # as when a collection during `take` ends a graph that holds one
+        for tensor in lent:
+            own.give(tensor)
+    again = own.take(1 << 20, cpu)
+    assert any(again is tensor for tensor in lent)
+    assert len(own._free[cpu]) < 8  # the rest goes back to the system
+    assert own.take(1 << 24, cpu).numel() >= 1 << 24
