@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,54 @@ import torch
 from avatars.errors import AvatarError, CaptureError
 from avatars.files import read_json
 from avatars.types import Cameras
+from capture.truth import Truth
 
+BACKGROUND = "BACKGROUND"  # the folder of clean plates, also where sequences are
 UNITS = {"metres": 1.0, "meters": 1.0, "m": 1.0, "centimetres": 0.01, "cm": 0.01, "millimetres": 0.001, "millimeters": 0.001, "mm": 0.001}
 """Factors to metres of the optional key "units"; NeRSemble itself has none and is in metres."""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """What a folder in either layout has in common. See `capture.formats.Capture` for the contract."""
+
+    path: Path
+    camera_names: tuple[str, ...]
+    cameras: Cameras
+    sequences: tuple[str, ...]
+    fps: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.cameras.width, self.cameras.height
+
+    def clean_plate(self, camera: str) -> np.ndarray | None:
+        path = plate_path(self.path, camera)
+        return None if path is None else read_picture(path, self.image_size)
+
+    def audio(self, sequence: str) -> Path | None:
+        for folder in (self.path / "sequences" / sequence, self.path / "sequences" / sequence / "audio"):
+            found = sorted(folder.glob("*.wav"))
+            if found:
+                return found[0]
+        return None
+
+    @property
+    def color_corrections(self) -> dict[str, Any]:
+        return color_corrections(self.path, self.camera_names)
+
+    @property
+    def calibration_path(self) -> Path | None:
+        return calibration_path(self.path)
+
+    @property
+    def truth(self) -> Truth | None:
+        return Truth(self.path / "truth") if (self.path / "truth").is_dir() else None
 
 
 def calibration_path(folder: Path) -> Path | None:
@@ -90,7 +136,7 @@ def calibrated_cameras(path: Path, calibration: dict[str, Any], names: Sequence[
 
 def plate_path(folder: Path, serial: str) -> Path | None:
     """The picture of the empty studio that belongs to a camera."""
-    for parent in (folder / "BACKGROUND", folder / "sequences" / "BACKGROUND"):
+    for parent in (folder / BACKGROUND, folder / "sequences" / BACKGROUND):
         for suffix in (".png", ".jpg", ".jpeg"):
             path = parent / f"image_{serial}{suffix}"
             if path.exists():
@@ -135,6 +181,13 @@ def color_corrections(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         elif matrix.shape == (4, 3):
             corrections[name] = ColorCorrection(matrix.T, linear_light=False)
     return corrections
+
+
+def sequence_notes(folder: Path, sequences: Sequence[str]) -> list[str]:
+    """What to say of folders among the sequences that hold no picture of any camera: a lost recording, or one not copied yet."""
+    there = sorted(p.name for p in (folder / "sequences").glob("*") if p.is_dir() and not p.name.startswith("."))
+    empty = [name for name in there if name not in sequences and name != BACKGROUND]
+    return [f"without any picture, left out: sequence {', '.join(empty)}"] if empty else []
 
 
 def color_notes(folder: Path, names: Sequence[str]) -> list[str]:

@@ -13,20 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from avatars.errors import CaptureError
-from avatars.types import Cameras
 from capture.decode import VIDEO_SUFFIXES, probe_video, read_video
 from capture.formats import _nersemble as shared
-from capture.truth import Truth
 
 RANK = 1
 DESCRIPTION = "a folder with calibration/camera_params.json and sequences/<SEQ>/images/cam_<serial>.mp4"
-
-BACKGROUND = "BACKGROUND"
 
 
 def recognise(path: Path) -> bool:
@@ -55,28 +50,15 @@ def open_folder(path: Path) -> NersembleCapture:
     size, fps = _majority(videos)
     cameras, more = shared.calibrated_cameras(calibration_path, calibration, names, size)
     sequences = tuple(sorted({video.parent.parent.name for video in videos}))
-    return NersembleCapture(path, tuple(names), cameras, sequences, fps, tuple(notes + more + shared.color_notes(path, names)))
+    notes += more + shared.sequence_notes(path, sequences) + shared.color_notes(path, names)
+    return NersembleCapture(path, tuple(names), cameras, sequences, fps, tuple(notes))
 
 
 @dataclass(frozen=True)
-class NersembleCapture:
+class NersembleCapture(shared.Participant):
     """A participant's folder in NeRSemble's v2 layout. See `capture.formats.Capture` for the contract."""
 
-    path: Path
-    camera_names: tuple[str, ...]
-    cameras: Cameras
-    sequences: tuple[str, ...]
-    fps: float
-    notes: tuple[str, ...] = ()
     format: str = "nersemble"
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.cameras.width, self.cameras.height
 
     @cached_property
     def _counts(self) -> dict[str, int]:
@@ -97,31 +79,10 @@ class NersembleCapture:
         return (self._video(sequence, camera),)
 
     def clean_plate(self, camera: str) -> np.ndarray | None:
-        path = shared.plate_path(self.path, camera)
-        if path is not None:
-            return shared.read_picture(path, self.image_size)
-        if self._video(BACKGROUND, camera).exists():
-            return next(self._read(BACKGROUND, camera, "rgb24", 0, 1))
-        return None
-
-    def audio(self, sequence: str) -> Path | None:
-        for folder in (self.path / "sequences" / sequence, self.path / "sequences" / sequence / "audio"):
-            found = sorted(folder.glob("*.wav"))
-            if found:
-                return found[0]
-        return None
-
-    @property
-    def color_corrections(self) -> dict[str, Any]:
-        return shared.color_corrections(self.path, self.camera_names)
-
-    @property
-    def calibration_path(self) -> Path | None:
-        return shared.calibration_path(self.path)
-
-    @property
-    def truth(self) -> Truth | None:
-        return Truth(self.path / "truth") if (self.path / "truth").is_dir() else None
+        plate = super().clean_plate(camera)
+        if plate is None and self._video(shared.BACKGROUND, camera).exists():
+            return next(self._read(shared.BACKGROUND, camera, "rgb24", 0, 1))
+        return plate
 
     def _video(self, sequence: str, camera: str) -> Path:
         folder = self.path / "sequences" / sequence / "images"
@@ -141,7 +102,7 @@ class NersembleCapture:
 
 def _videos(path: Path) -> Iterator[Path]:
     for video in path.glob("sequences/*/images/cam_*"):
-        if video.suffix.lower() in VIDEO_SUFFIXES and video.parent.parent.name != BACKGROUND:
+        if video.suffix.lower() in VIDEO_SUFFIXES and video.parent.parent.name != shared.BACKGROUND:
             yield video
 
 

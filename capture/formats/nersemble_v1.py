@@ -12,14 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from avatars.errors import CaptureError
-from avatars.types import Cameras
 from capture.formats import _nersemble as shared
-from capture.truth import Truth
 
 RANK = 0
 DESCRIPTION = "a folder with camera_params.json and sequences/<SEQ>/frame_<n>/images*/cam_<serial>.png (NeRSemble v1)"
@@ -46,30 +43,17 @@ def open_folder(path: Path) -> NersembleV1Capture:
     first = shared.read_picture(pictures[0])
     cameras, notes = shared.calibrated_cameras(calibration_path, calibration, names, (first.shape[1], first.shape[0]))
     sequences = tuple(sorted({_sequence_of(f) for f in folders}))
+    notes += shared.sequence_notes(path, sequences) + shared.color_notes(path, names)
     rate = re.search(r"(\d+)fps", pictures[0].parent.name)
-    return NersembleV1Capture(path, tuple(names), cameras, sequences, float(rate.group(1)) if rate else 73.0, tuple(notes + shared.color_notes(path, names)), pictures[0].parent.name)
+    return NersembleV1Capture(path, tuple(names), cameras, sequences, float(rate.group(1)) if rate else 73.0, tuple(notes), pictures[0].parent.name)
 
 
 @dataclass(frozen=True)
-class NersembleV1Capture:
+class NersembleV1Capture(shared.Participant):
     """A participant's folder in NeRSemble's v1 layout. See `capture.formats.Capture` for the contract."""
 
-    path: Path
-    camera_names: tuple[str, ...]
-    cameras: Cameras
-    sequences: tuple[str, ...]
-    fps: float
-    notes: tuple[str, ...] = ()
     images: str = "images-2x-73fps"
     format: str = "nersemble_v1"
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.cameras.width, self.cameras.height
 
     @cached_property
     def _folders(self) -> dict[str, list[Path]]:
@@ -91,25 +75,6 @@ class NersembleV1Capture:
 
     def sources(self, sequence: str, camera: str) -> tuple[Path, ...]:
         return tuple(next(iter((f / self.images).glob(f"cam_{camera}.*")), f / self.images / f"cam_{camera}.png") for f in self._folders[sequence])
-
-    def clean_plate(self, camera: str) -> np.ndarray | None:
-        path = shared.plate_path(self.path, camera)
-        return None if path is None else shared.read_picture(path, self.image_size)
-
-    def audio(self, sequence: str) -> Path | None:
-        return next(iter(sorted((self.path / "sequences" / sequence).glob("*.wav"))), None)
-
-    @property
-    def color_corrections(self) -> dict[str, Any]:
-        return shared.color_corrections(self.path, self.camera_names)
-
-    @property
-    def calibration_path(self) -> Path | None:
-        return shared.calibration_path(self.path)
-
-    @property
-    def truth(self) -> Truth | None:
-        return None
 
 
 def _frame_folders(path: Path) -> Iterator[Path]:

@@ -173,6 +173,17 @@ def test_cameras_without_video_or_calibration_are_left_out_with_a_note(studio: C
     assert "220001, 220002" in capture.notes[0] and "777" in capture.notes[1]
 
 
+@pytest.mark.parametrize("layout", ["nersemble", "nersemble_v1"])
+def test_sequences_without_pictures_are_left_out_with_a_note(layout: str, tmp_path: Path, studio: Callable[..., Path]) -> None:
+    path = MAKERS[layout](tmp_path, studio)
+    before = open_capture(path)
+    (path / "sequences" / "SEN-99" / "images").mkdir(parents=True)
+    (path / "sequences" / "BACKGROUND").mkdir(exist_ok=True)
+    capture = open_capture(path)
+    assert capture.format == layout and capture.sequences == before.sequences
+    assert set(capture.notes) - set(before.notes) == {"without any picture, left out: sequence SEN-99"}
+
+
 def test_colour_calibration_is_read(studio: Callable[..., Path]) -> None:
     folder = studio(frames=2)
     path = folder / "calibration" / "color_calibration.json"
