@@ -8,7 +8,7 @@ with a graphics card sees better figures.
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 import sys
 import time
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from avatars.errors import UserError
+from avatars.files import write_json
 from viewer.app import Viewer
 from viewer.bench_sound import sound_drift
 from viewer.browser import chromium, missing, open_viewer
@@ -170,7 +171,7 @@ def main() -> None:
         verdict = "" if bar is None else f"  bar {sense} {bar:g}: {'met' if (value >= bar) == (sense == '≥') else 'MISSED'}"
         print(f"  {name:16s} {value:8.1f}{verdict}")
     if config.out is not None:
-        config.out.write_text(json.dumps({k: round(v, 2) for k, v in figures.items()}, indent=1) + "\n")
+        write_json(config.out, {k: round(v, 2) if math.isfinite(v) else None for k, v in figures.items()})
 
 
 if __name__ == "__main__":
