@@ -72,6 +72,29 @@ def scaling(seconds: float) -> list[Finding]:
     return found
 
 
+def limit(seconds: float) -> list[Finding]:
+    """What two threads could reach: twice the CPU time of a step alone over that of a step beside another process that does the same.
+
+    Two processes share nothing but the machine: its memory, its last cache, its clock, and perhaps one core that pretends to be two.
+    """
+    children = [_Child(""), _Child("")]
+    found = []
+    try:
+        for n, size in SIZES:
+            alone, beside = float("inf"), float("inf")
+            for _ in range(3):
+                alone = min(alone, children[0].measure(n, size, seconds / 3))
+                for child in children:
+                    child.ask(n, size, seconds / 3)
+                beside = min(beside, statistics.fmean([child.answer() for child in children]))
+            text = f"alone {alone:.2f} ms, beside its like {beside:.2f} ms"
+            found.append(Finding("two processes", _label(n, size), 2 * alone / beside, text))
+    finally:
+        for child in children:
+            child.close()
+    return found
+
+
 def busy(seconds: float) -> list[Finding]:
     """Median over minimum of the wall time on two threads while another process never lets go of a core.
 
@@ -118,21 +141,28 @@ def instruction_sets(seconds: float) -> list[Finding]:
 
 
 class _Child:
-    """A process that measures one instruction set when asked."""
+    """A process that measures one instruction set (the best one when it is \"\") when asked."""
 
     def __init__(self, isa: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", __name__],
-            env={**os.environ, "AVATARS_ISA": isa},
+            env={**os.environ, **({"AVATARS_ISA": isa} if isa else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def measure(self, n: int, size: int, seconds: float) -> float:
-        assert self.process.stdin is not None and self.process.stdout is not None
+    def ask(self, n: int, size: int, seconds: float) -> None:
+        assert self.process.stdin is not None
         print(json.dumps([n, size, seconds]), file=self.process.stdin, flush=True)
+
+    def answer(self) -> float:
+        assert self.process.stdout is not None
         return float(self.process.stdout.readline())
+
+    def measure(self, n: int, size: int, seconds: float) -> float:
+        self.ask(n, size, seconds)
+        return self.answer()
 
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -168,7 +198,7 @@ def findings(quick: bool) -> list[Finding]:
     try:
         found = instruction_sets(seconds)
         if (os.cpu_count() or 1) > 1:
-            found += scaling(seconds) + busy(seconds)
+            found += limit(seconds) + scaling(seconds) + busy(seconds)
     finally:
         torch.set_num_threads(before)
     return found
