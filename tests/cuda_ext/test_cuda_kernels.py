@@ -174,6 +174,7 @@ def test_nothing_to_draw(backend):
     call = SplatCall(library, scene, 20, 20, backgrounds=to(device, backgrounds)[0]).forward()
     assert torch.equal(call.color.cpu(), backgrounds[:, None, None].expand(2, 20, 20, 3))
     assert call.counters.tolist() == [0, 0, 0, 0] and float(call.alpha.abs().max()) == 0
+    assert all(v.shape[0] == 0 for v in call.backward(torch.ones_like(call.color)).values())
 
 
 def projected_struct(tensors: list[Tensor]) -> abi.AvProjected:

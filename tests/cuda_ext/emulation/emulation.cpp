@@ -61,6 +61,7 @@ static bool release_warp(int warp) {
     if (!waiting) return false;
     if (returned) stop("a full-mask collective after a lane has returned");
     if (waiting < last - first) stop("part of a warp waits at a barrier of the block, part at a collective");
+    if (kind == SYNC) ++machine.syncs[warp];
     return true;
 }
 
@@ -100,6 +101,7 @@ static void run_block() {
         for (int i = 0; i < machine.count; ++i) returned += machine.threads[i]->kind == RETURNED;
         if (returned == machine.count) return;
         if (returned) stop("a barrier of the block after a thread has returned");
+        ++machine.barriers;
         for (int i = 0; i < machine.count; ++i) machine.threads[i]->kind = RUNNING;
     }
 }
@@ -113,17 +115,20 @@ void run(dim3 grid, dim3 block, std::function<void()> body) {
         t->lane = i % 32, t->warp = i / 32;
     }
     for (auto& slots : machine.slots) slots.assign((count + 31) / 32 * 32, 0);
+    machine.syncs.assign((count + 31) / 32, 0);
+    ++machine.launches;
     machine.count = count;
     machine.block_size = block, machine.grid_size = grid;
     machine.body = std::move(body);
     if (const char* seed = getenv("AVATARS_EMULATION_SEED")) random_state = (uint32_t)atoi(seed) * 2654435761u + 1;
-    for (unsigned z = 0; z < grid.z; ++z) {
-        for (unsigned y = 0; y < grid.y; ++y) {
-            for (unsigned x = 0; x < grid.x; ++x) {
-                machine.block_index = dim3(x, y, z);
-                run_block();
-            }
-        }
+    const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
+    const uint64_t first = random_below((uint32_t)std::min<uint64_t>(blocks, 1u << 24));
+    uint64_t stride = 1 + 2 * random_below(1000);
+    while (std::__gcd(stride, blocks) != 1) ++stride;
+    for (uint64_t i = 0; i < blocks; ++i) {
+        const uint64_t b = (first + i * stride) % blocks;
+        machine.block_index = dim3((unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y));
+        run_block();
     }
 }
 

@@ -16,12 +16,15 @@
 #include <functional>
 #include <vector>
 
+#include "races.h"
+
 #define __global__
 #define __device__
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define AV_SHARED static  // one block at a time
+#define AV_UNWATCHED __attribute__((no_sanitize_thread))  // machinery of the emulation, which is no access of a kernel
 
 using std::max;
 using std::min;
@@ -53,10 +56,6 @@ inline const char* cudaGetErrorString(cudaError_t) { return ""; }
 inline const char* cudaGetErrorName(cudaError_t) { return ""; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
-    memset(at, value, bytes);
-    return cudaSuccess;
-}
 
 namespace emulation {
 
@@ -78,6 +77,8 @@ struct Machine {
     std::vector<uint64_t> slots[2];        // exchanged values, by parity of the round
     int count = 0;                         // threads of the block
     dim3 block_index, block_size, grid_size;
+    uint32_t launches = 0, barriers = 0;   // kernels started; __syncthreads passed by the block
+    std::vector<uint32_t> syncs;           // __syncwarp passed, by warp
     std::function<void()> body;
     jmp_buf scheduler;
 };
@@ -91,7 +92,7 @@ void run(dim3 grid, dim3 block, std::function<void()> body);
 
 // Hands each lane all lanes' values.
 template <class T>
-inline T exchange(Kind kind, T value, int source, unsigned mask) {
+AV_UNWATCHED inline T exchange(Kind kind, T value, int source, unsigned mask) {
     static_assert(sizeof(T) <= 8, "");
     if (mask != 0xffffffffu) stop("a collective without the full mask");
     const int parity = current->rounds & 1;
@@ -104,7 +105,7 @@ inline T exchange(Kind kind, T value, int source, unsigned mask) {
     return value;
 }
 
-inline unsigned gather(bool value, unsigned mask) {
+AV_UNWATCHED inline unsigned gather(bool value, unsigned mask) {
     const int parity = current->rounds & 1, warp = current->warp * 32;
     exchange<uint32_t>(VOTE, value, 0, mask);
     unsigned bits = 0;
@@ -114,17 +115,30 @@ inline unsigned gather(bool value, unsigned mask) {
 
 }  // namespace emulation
 
-#define threadIdx (::emulation::current->index)
-#define blockIdx (::emulation::machine.block_index)
-#define blockDim (::emulation::machine.block_size)
-#define gridDim (::emulation::machine.grid_size)
+inline cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t) {
+    if (!at || !bytes) emulation::stop("a memset of nothing");
+    memset(at, value, bytes);
+    return cudaSuccess;
+}
+
+namespace emulation {
+AV_UNWATCHED inline dim3 here() { return current->index; }
+AV_UNWATCHED inline dim3 block() { return machine.block_index; }
+AV_UNWATCHED inline dim3 block_size() { return machine.block_size; }
+AV_UNWATCHED inline dim3 grid_size() { return machine.grid_size; }
+}  // namespace emulation
+
+#define threadIdx (::emulation::here())
+#define blockIdx (::emulation::block())
+#define blockDim (::emulation::block_size())
+#define gridDim (::emulation::grid_size())
 
 inline void __syncthreads() { emulation::wait(emulation::BLOCK); }
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
     if (mask != 0xffffffffu) emulation::stop("a collective without the full mask");
     emulation::wait(emulation::SYNC);
 }
-inline int __syncthreads_count(int value) {
+AV_UNWATCHED inline int __syncthreads_count(int value) {
     static int sum;
     __syncthreads();
     sum = 0;
@@ -139,38 +153,41 @@ inline unsigned __ballot_sync(unsigned mask, int value) { return emulation::gath
 inline int __any_sync(unsigned mask, int value) { return __ballot_sync(mask, value) != 0; }
 inline int __all_sync(unsigned mask, int value) { return __ballot_sync(mask, !value) == 0; }
 template <class T>
-inline T __shfl_sync(unsigned mask, T value, int source) {
+AV_UNWATCHED inline T __shfl_sync(unsigned mask, T value, int source) {
     return emulation::exchange(emulation::SHUFFLE, value, source, mask);
 }
 template <class T>
-inline T __shfl_xor_sync(unsigned mask, T value, int bits) {
+AV_UNWATCHED inline T __shfl_xor_sync(unsigned mask, T value, int bits) {
     return __shfl_sync(mask, value, emulation::current->lane ^ bits);
 }
 template <class T>
-inline T __shfl_up_sync(unsigned mask, T value, int distance) {
+AV_UNWATCHED inline T __shfl_up_sync(unsigned mask, T value, int distance) {
     const int lane = emulation::current->lane;
     return __shfl_sync(mask, value, lane >= distance ? lane - distance : lane);
 }
 template <class T>
-inline T __shfl_down_sync(unsigned mask, T value, int distance) {
+AV_UNWATCHED inline T __shfl_down_sync(unsigned mask, T value, int distance) {
     const int lane = emulation::current->lane;
     return __shfl_sync(mask, value, lane + distance < 32 ? lane + distance : lane);
 }
 
 template <class T, class U>
-inline T atomicAdd(T* at, U value) {
+AV_UNWATCHED inline T atomicAdd(T* at, U value) {
+    emulation::touch(at, sizeof(T), emulation::ATOMIC);
     const T before = *at;
     *at = before + (T)value;
     return before;
 }
 template <class T>
-inline T atomicMin(T* at, T value) {
+AV_UNWATCHED inline T atomicMin(T* at, T value) {
+    emulation::touch(at, sizeof(T), emulation::ATOMIC);
     const T before = *at;
     *at = std::min(before, value);
     return before;
 }
 template <class T>
-inline T atomicMax(T* at, T value) {
+AV_UNWATCHED inline T atomicMax(T* at, T value) {
+    emulation::touch(at, sizeof(T), emulation::ATOMIC);
     const T before = *at;
     *at = std::max(before, value);
     return before;
@@ -197,6 +214,10 @@ inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
 namespace av {
 template <class... Parameters, class... Arguments>
 inline void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t, Arguments... arguments) {
+    static_assert((0 + ... + sizeof(Parameters)) <= 4096, "more than 4 KiB of arguments");
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) emulation::stop("a grid that is too large");
+    if (block.x * block.y * block.z > 1024) emulation::stop("a block that is too large");
     emulation::run(grid, block, [&] { kernel(static_cast<Parameters>(arguments)...); });
 }
 }  // namespace av
