@@ -108,7 +108,7 @@ int32_t av_antialias_forward(const AvAntialias* args) {
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     const int64_t pixels = args->C * args->height * args->width;
-    cudaMemsetAsync(args->keys, 0, 2 * pixels * sizeof(uint64_t), stream);
+    clear(args->keys, 2 * pixels * sizeof(uint64_t), stream);
     launch(silhouette_kernel, dim3(blocks_for(args->E, EDGE_THREADS), (unsigned)args->C), dim3(EDGE_THREADS), stream, *args);
     launch(antialias_kernel, dim3(blocks_for(pixels, PAIR_THREADS)), dim3(PAIR_THREADS), stream, *args);
     return finish("antialias");
@@ -120,7 +120,7 @@ int32_t av_antialias_backward(const AvAntialias* args) {
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     const int64_t pixels = args->C * args->height * args->width;
-    cudaMemsetAsync(args->v_points, 0, args->C * args->V * 3 * sizeof(float), stream);
+    clear(args->v_points, args->C * args->V * 3 * sizeof(float), stream);
     launch(antialias_image_kernel, dim3(blocks_for(pixels, PAIR_THREADS)), dim3(PAIR_THREADS), stream, *args);
     launch(antialias_points_kernel, dim3(blocks_for(2 * pixels, PAIR_THREADS)), dim3(PAIR_THREADS), stream, *args);
     return finish("antialias backward");

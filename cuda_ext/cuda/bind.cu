@@ -105,7 +105,7 @@ int32_t av_bind_backward(const AvBindBackward* args) {
     using namespace av;
     const OnDevice device(args->forward.launch);
     const cudaStream_t stream = stream_of(args->forward.launch);
-    if (args->v_vertices) cudaMemsetAsync(args->v_vertices, 0, args->forward.V * 3 * sizeof(float), stream);
+    if (args->v_vertices) clear(args->v_vertices, args->forward.V * 3 * sizeof(float), stream);
     launch(bind_backward_kernel, dim3(blocks_for(args->forward.N, BIND_THREADS)), dim3(BIND_THREADS), stream, *args);
     return finish("bind backward");
 }

@@ -112,12 +112,17 @@ __device__ inline void merge_shared(unsigned long long* keys, int count) {
     }
 }
 
-__global__ void __launch_bounds__(SORT_THREADS) sort_kernel(int64_t all_tiles, const int2* ranges, const int* class_sizes,
-                                                            const int* order, unsigned long long* all_keys, uint32_t* ids) {
+__global__ void __launch_bounds__(SORT_THREADS)
+    sort_kernel(int64_t all_tiles, int2* ranges, const int* cursors, const int* class_sizes, const int* order,
+                unsigned long long* all_keys, uint32_t* ids) {
     AV_SHARED unsigned long long shared[SORT_KEYS];
     const int tile = tile_of_block(class_sizes, order, all_tiles, blockIdx.x);
     const int2 range = ranges[tile];
-    const int count = range.y - range.x;
+    const int count = min(cursors[tile], range.y) - range.x;  // never more than was written, whatever was counted before
+    if (count != range.y - range.x) {
+        __syncthreads();  // until all have read the range
+        if (threadIdx.x == 0) ranges[tile].y = range.x + count;
+    }
     if (count == 0) return;
     unsigned long long* keys = all_keys + range.x;
     if (count <= SORT_KEYS) {
@@ -172,8 +177,8 @@ void launch_bins(const Grid& grid, int64_t capacity, const Saved& saved, const F
            scratch, saved.ranges, saved.class_sizes, saved.order);
     launch(scatter_kernel, dim3(blocks_for(grid.N, SCATTER_THREADS), (unsigned)grid.C), dim3(SCATTER_THREADS), stream, grid,
            (int)capacity, saved.records, scratch, saved.ranges, counters);
-    launch(sort_kernel, dim3((unsigned)tiles), dim3(SORT_THREADS), stream, tiles, saved.ranges, saved.class_sizes, saved.order,
-           scratch.keys, saved.ids);
+    launch(sort_kernel, dim3((unsigned)tiles), dim3(SORT_THREADS), stream, tiles, saved.ranges, scratch.cursors,
+           saved.class_sizes, saved.order, scratch.keys, saved.ids);
 }
 
 }  // namespace av

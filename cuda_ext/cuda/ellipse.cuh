@@ -43,15 +43,16 @@ AV_HD Ellipse ellipse_of_conic(const float conic[3]) {
 }
 
 // Tests rectangles of pixel centres against {|W d|² <= limit}. Exact: the form is convex, so its least value over a
-// rectangle lies at the centre or on an edge that faces it. Split by axis, so that a grid of rectangles shares the work.
+// rectangle lies at the centre or on an edge that faces it. Split by axis, so that a grid of rectangles shares the work. Every sum of
+// products is an explicit fmaf: two kernels must come to the same answer, and which product a compiler fuses depends on what is around it.
 struct EllipseTest {
     float s, r, e, limit, to_x, to_y;
 
     AV_HD EllipseTest(const Ellipse& w, float log2_opacity) : s(w.s), r(w.r), e(w.e) {
         // Slack for the rounding of the test: a rectangle is never lost, a few too many are kept.
-        limit = (log2_opacity - LOG2_ALPHA_MIN) * 1.0001f + 2e-3f;
+        limit = fmaf(log2_opacity - LOG2_ALPHA_MIN, 1.0001f, 2e-3f);
         to_x = -r * reciprocal(s);
-        to_y = -r * s * reciprocal(r * r + e * e);
+        to_y = -r * s * reciprocal(fmaf(r, r, e * e));
     }
 
     struct Span {  // one axis of a rectangle, relative to the centre of the ellipse
@@ -69,8 +70,8 @@ struct EllipseTest {
     AV_HD bool touches(const Span& x, const Span& y) const {
         // on the vertical edge, then on the horizontal one; an edge that does not face the centre is no better
         const float ty = fminf(fmaxf(x.best, y.low), y.high), tx = fminf(fmaxf(y.best, x.low), x.high);
-        const float p = s * x.near + r * ty, q = e * ty, u = s * tx + r * y.near, v = e * y.near;
-        return fminf(p * p + q * q, u * u + v * v) <= limit;
+        const float p = fmaf(s, x.near, r * ty), q = e * ty, u = fmaf(s, tx, r * y.near), v = e * y.near;
+        return fminf(fmaf(p, p, q * q), fmaf(u, u, v * v)) <= limit;
     }
 };
 

@@ -155,7 +155,7 @@ int32_t av_hash_backward(const AvLaunch* where, int64_t N, int32_t count, int32_
     const cudaStream_t stream = stream_of(*where);
     const dim3 grid(blocks_for(N, HASH_THREADS), (unsigned)count);
     if (v_table) {
-        cudaMemsetAsync(v_table, 0, levels.offsets[count] * features * sizeof(float), stream);
+        clear(v_table, levels.offsets[count] * features * sizeof(float), stream);
 #define AV_CALL(F) launch(hash_table_kernel<F>, grid, dim3(HASH_THREADS), stream, levels, N, positions, v_out, v_table)
         AV_BY_FEATURES(features, AV_CALL)
 #undef AV_CALL

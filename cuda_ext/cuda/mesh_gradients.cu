@@ -93,8 +93,8 @@ int32_t av_mesh_backward(const AvMeshBackward* args) {
     const OnDevice device(in.launch);
     const cudaStream_t stream = stream_of(in.launch);
     float* sums = static_cast<float*>(args->scratch);
-    cudaMemsetAsync(sums, 0, needed, stream);
-    cudaMemsetAsync(args->v_points, 0, in.C * in.V * 3 * sizeof(float), stream);
+    clear(sums, needed, stream);
+    clear(args->v_points, in.C * in.V * 3 * sizeof(float), stream);
     launch(mesh_sums_kernel, dim3(blocks_for(in.C * in.width * in.height, PIXEL_THREADS)), dim3(PIXEL_THREADS), stream, *args, sums);
     launch(mesh_corners_kernel, dim3(blocks_for(in.C * in.F, PIXEL_THREADS)), dim3(PIXEL_THREADS), stream, *args, sums);
     return finish("mesh backward");
@@ -113,7 +113,7 @@ int32_t av_interpolate_backward(const AvInterpolate* args) {
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     const int64_t pixels = args->C * args->width * args->height, owners = args->shared ? 1 : args->C;
-    if (args->v_attributes) cudaMemsetAsync(args->v_attributes, 0, owners * args->V * args->channels * sizeof(float), stream);
+    if (args->v_attributes) clear(args->v_attributes, owners * args->V * args->channels * sizeof(float), stream);
     launch(interpolate_backward_kernel, dim3(blocks_for(pixels, PIXEL_THREADS)), dim3(PIXEL_THREADS), stream, *args);
     return finish("interpolate backward");
 }

@@ -14,6 +14,7 @@ namespace av {
 // Starts a kernel; the error, if any, is found by cudaGetLastError at the end of the entry point.
 template <class... Parameters, class... Arguments>
 inline void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t stream, Arguments... arguments) {
+    static_assert((0 + ... + sizeof(Parameters)) <= 4096, "more than 4 KiB of arguments");
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
     kernel<<<grid, block, 0, stream>>>(static_cast<Parameters>(arguments)...);
 }
@@ -27,6 +28,11 @@ inline void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStr
 namespace av {
 
 constexpr unsigned FULL = 0xffffffffu;
+
+// Zeroes bytes; none at all is no call, which CUDA may refuse.
+inline void clear(void* at, int64_t bytes, cudaStream_t stream) {
+    if (bytes > 0) cudaMemsetAsync(at, 0, (size_t)bytes, stream);
+}
 
 inline unsigned blocks_for(int64_t count, int64_t per_block) { return (unsigned)((count + per_block - 1) / per_block); }
 

@@ -149,7 +149,7 @@ int32_t av_skin_backward(const AvSkin* args) {
     const cudaStream_t stream = stream_of(args->launch);
     const int64_t groups = (args->V + 31) / 32;
     double* sums = static_cast<double*>(args->scratch);
-    cudaMemsetAsync(sums, 0, (size_t)(args->B * (args->shapes + 12 * (args->J + 1))) * sizeof(double), stream);
+    clear(sums, (size_t)(args->B * (args->shapes + 12 * (args->J + 1))) * sizeof(double), stream);
     launch(skin_backward_kernel, dim3(blocks_for(groups, SKIN_WARPS), (unsigned)args->B), dim3(SKIN_THREADS), stream, *args, sums, groups);
     launch(skin_joints_backward_kernel, dim3((unsigned)args->B), dim3(SKIN_THREADS), stream, *args, sums);
     return finish("skin backward");

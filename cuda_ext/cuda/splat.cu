@@ -16,10 +16,10 @@ static int32_t too_small() { return fail(AV_INVALID, "the workspaces are smaller
 // Zeroes what the kernels count in. Without Gaussians no kernel of theirs runs, and their results are zeroed here too.
 static void begin_forward(const Grid& grid, const Saved& saved, const ForwardScratch& scratch, int32_t* counters,
                           cudaStream_t stream) {
-    cudaMemsetAsync(scratch.total, 0, scratch.zero_bytes, stream);
+    clear(scratch.total, scratch.zero_bytes, stream);
     if (grid.N > 0) return;
-    cudaMemsetAsync(saved.class_sizes, 0, CLASSES * sizeof(int), stream);
-    cudaMemsetAsync(counters, 0, 4 * sizeof(int32_t), stream);
+    clear(saved.class_sizes, CLASSES * sizeof(int), stream);
+    clear(counters, 4 * sizeof(int32_t), stream);
 }
 
 }  // namespace av
@@ -67,7 +67,7 @@ int32_t av_splat_backward(const AvSplatBackward* args) {
     const Saved saved(const_cast<void*>(args->saved), grid, args->capacity, &saved_bytes);
     const BackwardScratch scratch(args->scratch, grid, &scratch_bytes);
     if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) return too_small();
-    cudaMemsetAsync(scratch.gradients, 0, grid.N * grid.C * GRADIENT_FLOATS * sizeof(float), stream);
+    clear(scratch.gradients, grid.N * grid.C * GRADIENT_FLOATS * sizeof(float), stream);
     launch_raster_backward(grid, saved, {args->color, args->alpha, args->depth, args->v_color, args->v_alpha, args->v_depth},
                            scratch.gradients, stream);
     launch_splat_project_backward(*args, grid, saved.records, scratch.gradients, stream);
@@ -101,7 +101,7 @@ int32_t av_rasterize_backward(const AvRasterizeBackward* args) {
     const Saved saved(const_cast<void*>(args->saved), grid, args->capacity, &saved_bytes);
     const BackwardScratch scratch(args->scratch, grid, &scratch_bytes);
     if (args->saved_bytes < saved_bytes || args->scratch_bytes < scratch_bytes) return too_small();
-    cudaMemsetAsync(scratch.gradients, 0, grid.N * grid.C * GRADIENT_FLOATS * sizeof(float), stream);
+    clear(scratch.gradients, grid.N * grid.C * GRADIENT_FLOATS * sizeof(float), stream);
     launch_raster_backward(grid, saved, {args->color, args->alpha, args->depth, args->v_color, args->v_alpha, args->v_depth},
                            scratch.gradients, stream);
     launch_unpack_gradients(*args, saved.records, scratch.gradients, stream);
