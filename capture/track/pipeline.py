@@ -41,6 +41,7 @@ from capture.track.state import Fit, Footage
 from capture.workers import crew
 
 VERSION = "1"  # of everything here that changes the numbers
+NARROWEST_FACE = 60  # pixels; what a detector takes for a smaller one may be anything
 
 
 def track(
@@ -116,12 +117,12 @@ def read_footage(capture: Capture, store: FrameStore, folder: Path, config: Trac
             points[segment.start : segment.stop, c], spread[segment.start : segment.stop, c] = found.points, found.spread
             done += len(segment)
             progress("finding landmarks", done, total, {"faces": f"{100 * np.isfinite(points[:, :, 0, 0]).sum() / done:.0f}%"})
-    seen = np.isfinite(points[:, :, 0, 0])
-    if not seen.any():
+    widest = float(np.nan_to_num(np.ptp(points[..., 0], axis=2)).max())
+    if widest < NARROWEST_FACE:
+        found = f"The widest face found in {capture.path} has {widest:.0f} pixels." if widest else f"No face is found in any picture of {capture.path}."
         raise CaptureError(
-            f"No face is found in any picture of {capture.path}. Tracking needs a face that is seen from the front by at least one camera, at "
-            "least 60 pixels wide and upright. Look at the pictures in "
-            f"{store.folder}: if they are turned, turn the videos; if the face is small, crop them."
+            f"{found} Tracking needs a face that is seen from the front by at least one camera, at least {NARROWEST_FACE} pixels wide and upright. "
+            f"Look at the pictures in {store.folder}: if they are turned, turn the videos; if the face is small, crop them."
         )
     return Footage(store, tuple(segments), points, spread)
 

@@ -136,6 +136,15 @@ def test_pictures_without_a_face(capture: Capture, tmp_path: Path, monkeypatch: 
     few = open_capture(SAMPLE, cameras=capture.camera_names[:1], sequences=capture.sequences)
     with pytest.raises(CaptureError, match="No face is found in any picture"):
         track(few, tmp_path / "t", config=CONFIG)
+    stain = np.linspace(0, 20, COUNT)[:, None].repeat(2, 1)  # what a detector takes for a face, 20 pixels wide
+
+    def detect(pictures, _passes):
+        points = np.stack([stain for _ in pictures])
+        return FaceLandmarks(points, np.ones(points.shape[:2]))
+
+    monkeypatch.setattr(pipeline, "detect_landmarks", detect)
+    with pytest.raises(CaptureError, match="The widest face found in .* has 20 pixels"):
+        track(few, tmp_path / "u", config=CONFIG)
 
 
 def test_landmarks_lie_on_the_face_and_are_cached(tracked: TrackedSequence, tmp_path: Path) -> None:
