@@ -11,7 +11,7 @@ struct AdamBatch {
     AvAdamTensor tensors[ADAM_TENSORS];
     unsigned first_block[ADAM_TENSORS + 1];
     int count;
-    double beta1, beta2, step;
+    float beta1, beta2, log_beta1, log_beta2, step;
     const float* step_ptr;
     float eps;
 };
@@ -23,18 +23,13 @@ __device__ inline float adam_value(float p, float g, float& m, float& v, float b
 }
 
 __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
-    AV_SHARED float corrections[2];
-    if (threadIdx.x == 0) {
-        const double step = batch.step_ptr ? (double)*batch.step_ptr : batch.step;
-        corrections[0] = (float)(1.0 / (1.0 - pow(batch.beta1, step)));
-        corrections[1] = (float)(1.0 / (1.0 - pow(batch.beta2, step)));
-    }
-    __syncthreads();
+    // 1 / (1 - beta^step): float keeps its digits this way, and double is slow on most cards
+    const float step = batch.step_ptr ? *batch.step_ptr : batch.step;
+    const float correction = -1.0f / expm1f(step * batch.log_beta1), inverse = -1.0f / expm1f(step * batch.log_beta2);
     int which = 0;
     while (blockIdx.x >= batch.first_block[which + 1]) ++which;
     const AvAdamTensor& t = batch.tensors[which];
-    const float b1 = (float)batch.beta1, b2 = (float)batch.beta2;
-    const float lr = t.lr * corrections[0], lr_tail = t.lr_tail * corrections[0], inverse = corrections[1];
+    const float b1 = batch.beta1, b2 = batch.beta2, lr = t.lr * correction, lr_tail = t.lr_tail * correction;
     const bool two_rates = t.head_columns < t.columns;
     const int64_t total = (t.row_ids ? t.row_count : t.rows) * t.columns;
     const int64_t first = ((int64_t)(blockIdx.x - batch.first_block[which]) * ADAM_THREADS + threadIdx.x) * ADAM_EACH;
@@ -83,7 +78,9 @@ extern "C" int32_t av_adam(const AvAdam* args) {
     const OnDevice device(args->launch);
     for (int64_t begin = 0; begin < args->count; begin += ADAM_TENSORS) {
         AdamBatch batch = {};
-        batch.beta1 = args->beta1, batch.beta2 = args->beta2, batch.step = args->step, batch.step_ptr = args->step_ptr;
+        batch.beta1 = (float)args->beta1, batch.log_beta1 = (float)log(args->beta1);
+        batch.beta2 = (float)args->beta2, batch.log_beta2 = (float)log(args->beta2);
+        batch.step = (float)args->step, batch.step_ptr = args->step_ptr;
         batch.eps = (float)args->eps;
         int64_t blocks = 0;
         for (int64_t i = begin; i < args->count && i < begin + ADAM_TENSORS; ++i) {

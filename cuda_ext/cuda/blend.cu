@@ -5,6 +5,7 @@
 namespace av {
 
 constexpr int BLEND_THREADS = 256, BLEND_WARPS = BLEND_THREADS / 32;
+constexpr int GATHER_THREADS = 1024, GATHER_WARPS = GATHER_THREADS / 32;  // a warp waits for memory at each Gaussian: many of them
 constexpr int64_t BLEND_BLOCK = 1024;  // Gaussians per partial sum: what abi.h sizes the scratch for
 
 __global__ void __launch_bounds__(BLEND_THREADS) blend_kernel(AvBlend s) {
@@ -27,12 +28,12 @@ __global__ void __launch_bounds__(BLEND_THREADS) blend_kernel(AvBlend s) {
     for (int i = 3 + lane; i < coefficients; i += 32) s.out[2][n * coefficients + i] = s.in[2][n * coefficients + i];
 }
 
-__global__ void __launch_bounds__(BLEND_THREADS) blend_backward_kernel(AvBlend s, float* partials) {
-    AV_SHARED float sums[BLEND_WARPS][64];
+__global__ void __launch_bounds__(GATHER_THREADS) blend_backward_kernel(AvBlend s, float* partials) {
+    AV_SHARED float sums[GATHER_WARPS][64];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, coefficients = 3 * s.sh_bases;
     const int64_t begin = blockIdx.x * BLEND_BLOCK, end = min(begin + BLEND_BLOCK, s.N);
     float total[2] = {0, 0};
-    for (int64_t n = begin + warp; n < end; n += BLEND_WARPS) {
+    for (int64_t n = begin + warp; n < end; n += GATHER_WARPS) {
         float v = 0;
         if (lane < 3) v = s.v_out[0][3 * n + lane];
         else if (lane < 7) v = s.v_out[1][4 * n + lane - 3];
@@ -51,16 +52,17 @@ __global__ void __launch_bounds__(BLEND_THREADS) blend_backward_kernel(AvBlend s
     __syncthreads();
     if (threadIdx.x < s.K) {
         float all = 0;
-        for (int w = 0; w < BLEND_WARPS; ++w) all += sums[w][threadIdx.x];
+        for (int w = 0; w < GATHER_WARPS; ++w) all += sums[w][threadIdx.x];
         partials[(int64_t)blockIdx.x * s.K + threadIdx.x] = all;
     }
 }
 
+// A warp per weight.
 __global__ void blend_sum_kernel(const float* partials, int64_t blocks, int K, float* v_weights) {
-    if ((int)threadIdx.x >= K) return;
     double all = 0;
-    for (int64_t b = 0; b < blocks; ++b) all += partials[b * K + threadIdx.x];
-    v_weights[threadIdx.x] = (float)all;
+    for (int64_t b = threadIdx.x; b < blocks; b += 32) all += partials[b * K + blockIdx.x];
+    for (int step = 16; step; step /= 2) all += __shfl_xor_sync(FULL, all, step);
+    if (threadIdx.x == 0) v_weights[blockIdx.x] = (float)all;
 }
 
 // Sums of the squared corrections of mean and colour, one per block.
@@ -150,8 +152,8 @@ int32_t av_blend_backward(const AvBlend* args) {
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     float* partials = static_cast<float*>(args->scratch);
-    launch(blend_backward_kernel, dim3(blocks), dim3(BLEND_THREADS), stream, *args, partials);
-    launch(blend_sum_kernel, dim3(1), dim3(64), stream, partials, (int64_t)blocks, args->K, args->v_weights);
+    launch(blend_backward_kernel, dim3(blocks), dim3(GATHER_THREADS), stream, *args, partials);
+    launch(blend_sum_kernel, dim3((unsigned)args->K), dim3(32), stream, partials, (int64_t)blocks, args->K, args->v_weights);
     return finish("blend backward");
 }
 

@@ -148,16 +148,21 @@ __global__ void __launch_bounds__(RAY_THREADS) composite_backward_kernel(AvCompo
     }
 }
 
-// What lies behind the last ray's samples.
+// What lies behind the last ray's samples: mostly nothing, and the host does not know, so the few blocks step along.
+constexpr int64_t TAIL_BLOCKS = 264;
+
 __global__ void __launch_bounds__(RAY_THREADS) composite_tail_kernel(AvComposite in, float* a, float* b, float* c, float* rows) {
-    const int64_t i = (int64_t)blockIdx.x * RAY_THREADS + threadIdx.x;
-    if (i >= in.S || i < in.offsets[in.R]) return;
-    if (a) a[i] = 0;
-    if (b) b[i] = 0;
-    if (c) c[i] = 0;
-    if (rows)
-        for (int d = 0; d < in.channels; ++d) rows[i * in.channels + d] = 0;
+    const int64_t step = (int64_t)gridDim.x * RAY_THREADS, first = max(in.offsets[in.R], (int64_t)0);
+    for (int64_t i = first + (int64_t)blockIdx.x * RAY_THREADS + threadIdx.x; i < in.S; i += step) {
+        if (a) a[i] = 0;
+        if (b) b[i] = 0;
+        if (c) c[i] = 0;
+        if (rows)
+            for (int d = 0; d < in.channels; ++d) rows[i * in.channels + d] = 0;
+    }
 }
+
+static dim3 tail_grid(int64_t S) { return dim3((unsigned)min((S + RAY_THREADS - 1) / RAY_THREADS, TAIL_BLOCKS)); }
 
 static int32_t refused(const AvComposite& in) {
     if (in.R < 0 || in.S < 0 || in.channels < 1) return fail(AV_INVALID, "composite: there must be channels, R and S not be negative");
@@ -175,7 +180,7 @@ int32_t av_composite_forward(const AvComposite* args) {
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
     launch(composite_kernel, dim3(blocks_for(args->R, RAY_WARPS)), dim3(RAY_THREADS), stream, *args);
-    launch(composite_tail_kernel, dim3(blocks_for(args->S, RAY_THREADS)), dim3(RAY_THREADS), stream, *args, args->weights,
+    launch(composite_tail_kernel, tail_grid(args->S), dim3(RAY_THREADS), stream, *args, args->weights,
            (float*)nullptr, (float*)nullptr, (float*)nullptr);
     return finish("composite");
 }
@@ -186,7 +191,7 @@ int32_t av_composite_backward(const AvCompositeBackward* args) {
     const OnDevice device(args->forward.launch);
     const cudaStream_t stream = stream_of(args->forward.launch);
     launch(composite_backward_kernel, dim3(blocks_for(args->forward.R, RAY_WARPS)), dim3(RAY_THREADS), stream, *args);
-    launch(composite_tail_kernel, dim3(blocks_for(args->forward.S, RAY_THREADS)), dim3(RAY_THREADS), stream, args->forward,
+    launch(composite_tail_kernel, tail_grid(args->forward.S), dim3(RAY_THREADS), stream, args->forward,
            args->v_densities, args->v_starts, args->v_ends, args->v_colors);
     return finish("composite backward");
 }
