@@ -49,12 +49,15 @@ def open_library(kind: str) -> tuple[ctypes.CDLL | None, str]:
         library.av_abi_size.argtypes = [ctypes.c_char_p]
         library.av_error.restype = ctypes.c_char_p
         library.av_isa.restype = ctypes.c_char_p
+        library.av_unusable.restype = ctypes.c_char_p
         if (version := library.av_abi_version()) != abi.VERSION:
             return None, f"{path.name} speaks interface {version}, this package {abi.VERSION}; {_REMEDY[kind]}"
         for structure in abi.STRUCTURES:
             size, theirs = ctypes.sizeof(structure), library.av_abi_size(structure.__name__.encode())
             if theirs not in (size, -1):  # -1: an older library without this operator, which then falls back
                 return None, f"{path.name}: {structure.__name__} has {theirs} bytes, expected {size}; {_REMEDY[kind]}"
+        if (why := library.av_unusable()) is not None:
+            return None, f"{path.name} cannot run here: {why.decode(errors='replace')}"
         for name, (result, arguments) in abi.FUNCTIONS.items():
             function = getattr(library, name, None)
             if function is not None:  # an operator that a library lacks falls back on its own

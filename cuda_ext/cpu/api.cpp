@@ -175,6 +175,7 @@ extern "C" {
 
 int32_t av_abi_version(void) { return AV_ABI_VERSION; }
 const char* av_error(void) { return t_error; }
+const char* av_unusable(void) { return nullptr; }
 const char* av_isa(void) { return kernels().name; }
 
 int64_t av_abi_size(const char* structure) {

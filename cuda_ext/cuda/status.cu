@@ -20,6 +20,38 @@ int32_t finish(const char* what) {
     return AV_DEVICE;
 }
 
+// The oldest device that machine code is compiled for: CMakeLists.txt.
+constexpr int OLDEST = 75;
+
+static const char* unusable() {
+    static thread_local char why[256];
+    int driver = 0, runtime = 0, devices = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (driver > 0 && driver / 1000 < runtime / 1000) {  // within a major version any driver will do
+        snprintf(why, sizeof why, "the driver speaks CUDA %d.%d, the kernels were built with %d.%d: update the driver, or build with an older nvcc",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+        return why;
+    }
+    const cudaError_t error = cudaGetDeviceCount(&devices);
+    if (error != cudaSuccess) {
+        cudaGetLastError();  // or the next call would report it
+        snprintf(why, sizeof why, "CUDA says %s", cudaGetErrorString(error));
+        return why;
+    }
+    int best = 0;
+    for (int i = 0; i < devices; ++i) {
+        int major = 0, minor = 0;
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i);
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i);
+        if (10 * major + minor > best) best = 10 * major + minor;
+    }
+    if (best >= OLDEST) return nullptr;
+    snprintf(why, sizeof why, "the best of %d devices has compute capability %d.%d, the kernels need %d.%d", devices, best / 10, best % 10,
+             OLDEST / 10, OLDEST % 10);
+    return why;
+}
+
 }  // namespace av
 
 extern "C" {
@@ -62,6 +94,7 @@ int64_t av_abi_size(const char* structure) {
 }
 
 const char* av_error(void) { return av::last_error; }
+const char* av_unusable(void) { return av::unusable(); }
 
 #ifndef AV_CUDA_TARGETS
 #define AV_CUDA_TARGETS "host emulation"

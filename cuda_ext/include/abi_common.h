@@ -26,6 +26,7 @@ typedef struct AvLaunch {
 int32_t av_abi_version(void);
 int64_t av_abi_size(const char* structure);  // sizeof by name, -1 when unknown
 const char* av_error(void);
+const char* av_unusable(void);               // NULL, or why nothing can run here (CUDA: driver, devices)
 const char* av_isa(void);                    // "base", "avx2", "avx512"; CUDA: the architectures compiled in
 
 #ifdef __cplusplus

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from cuda_ext import library
 
 _emulated = sys.modules["emulated"]  # loaded by conftest.py
 
@@ -29,10 +33,10 @@ def test_right_kernels_pass():
 @pytest.mark.parametrize(
     "fault, words",
     [
-        (1, "a race in shared memory: a"),
-        (2, "a race in shared memory: a"),
-        (3, "a race in global memory: two writes"),
-        (4, "a race in global memory: a"),
+        (1, r"a race in shared memory at .*: a"),
+        (2, r"a race in shared memory at .*: a"),
+        (3, r"a race in global memory at .*: two writes"),
+        (4, r"a race in global memory at .*: a"),
         (5, "a full-mask collective after a lane has returned"),
         (6, "a grid that is too large"),
         (7, "a block that is too large"),
@@ -41,4 +45,26 @@ def test_right_kernels_pass():
 )
 def test_faults_are_found(fault, words):
     done = run(fault)
-    assert done.returncode != 0 and words in done.stderr, done.stderr
+    assert done.returncode != 0 and re.search(words, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    "played, words",
+    [
+        ({"DRIVER": "12080"}, "the driver speaks CUDA 12.8, the kernels were built with 13.0: update the driver"),
+        ({"DEVICES": "0"}, "cannot run here: CUDA says no CUDA-capable device"),
+        ({"CAPABILITY": "61"}, "the best of 1 devices has compute capability 6.1, the kernels need 7.5"),
+        ({}, None),
+    ],
+)
+def test_a_machine_that_cannot_run_the_kernels_is_named_when_they_are_opened(played, words, tmp_path, monkeypatch):
+    for name, value in played.items():
+        monkeypatch.setenv(f"AVATARS_EMULATION_{name}", value)
+    shutil.copy(_emulated.build_emulation(), tmp_path / "libavatars_cuda.so")
+    monkeypatch.setattr(library, "_FOLDER", tmp_path)
+    library.open_library.cache_clear()
+    try:
+        found, text = library.open_library("cuda")
+    finally:
+        library.open_library.cache_clear()
+    assert (found is not None and text == "host emulation") if words is None else (found is None and words in text)

@@ -52,9 +52,24 @@ using cudaStream_t = void*;
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+inline const char* cudaGetErrorString(cudaError_t error) { return error == 100 ? "no CUDA-capable device is detected" : ""; }
 inline const char* cudaGetErrorName(cudaError_t) { return ""; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+
+// The machine that is played: AVATARS_EMULATION_DRIVER (as CUDA writes versions), _DEVICES and _CAPABILITY (10 · major + minor).
+inline int played(const char* name, int otherwise) {
+    const char* value = getenv(name);
+    return value ? atoi(value) : otherwise;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = played("AVATARS_EMULATION_DRIVER", 13000), cudaSuccess; }
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = played("AVATARS_EMULATION_DEVICES", 1), *count ? cudaSuccess : 100; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+    const int capability = played("AVATARS_EMULATION_CAPABILITY", 90);
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? capability / 10 : capability % 10;
+    return cudaSuccess;
+}
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
 namespace emulation {

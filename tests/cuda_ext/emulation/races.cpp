@@ -83,7 +83,7 @@ static void visit(uintptr_t granule, Access access) {
     const auto clash = [&](const Visit& before, const char* what) {
         if (!unordered(before, now, shared)) return;
         char text[160];
-        snprintf(text, sizeof text, "a race in %s: %s, by block %u thread %u and block %u thread %u", where, what, before.block,
+        snprintf(text, sizeof text, "a race in %s at %p: %s, by block %u thread %u and block %u thread %u", where, (void*)granule, what, before.block,
                  before.thread, now.block, now.thread);
         stop(text);
     };
