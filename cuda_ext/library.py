@@ -49,15 +49,14 @@ def open_library(kind: str) -> tuple[ctypes.CDLL | None, str]:
         library.av_abi_size.argtypes = [ctypes.c_char_p]
         library.av_error.restype = ctypes.c_char_p
         library.av_isa.restype = ctypes.c_char_p
-        library.av_unusable.restype = ctypes.c_char_p
         if (version := library.av_abi_version()) != abi.VERSION:
             return None, f"{path.name} speaks interface {version}, this package {abi.VERSION}; {_REMEDY[kind]}"
         for structure in abi.STRUCTURES:
             size, theirs = ctypes.sizeof(structure), library.av_abi_size(structure.__name__.encode())
             if theirs not in (size, -1):  # -1: an older library without this operator, which then falls back
                 return None, f"{path.name}: {structure.__name__} has {theirs} bytes, expected {size}; {_REMEDY[kind]}"
-        if (why := library.av_unusable()) is not None:
-            return None, f"{path.name} cannot run here: {why.decode(errors='replace')}"
+        if (why := _unusable(library)) is not None:
+            return None, f"{path.name} cannot run here: {why}"
         for name, (result, arguments) in abi.FUNCTIONS.items():
             function = getattr(library, name, None)
             if function is not None:  # an operator that a library lacks falls back on its own
@@ -65,6 +64,16 @@ def open_library(kind: str) -> tuple[ctypes.CDLL | None, str]:
     except (OSError, AttributeError) as error:
         return None, f"{path.name} cannot be loaded: {error}; {_REMEDY[kind]}"
     return library, library.av_isa().decode()
+
+
+def _unusable(library: ctypes.CDLL) -> str | None:
+    """The library's reason why nothing can run on this machine; libraries from before it was asked have none."""
+    function = getattr(library, "av_unusable", None)
+    if function is None:
+        return None
+    function.restype = ctypes.c_char_p
+    why = function()
+    return None if why is None else why.decode(errors="replace")
 
 
 @cache
