@@ -20,17 +20,18 @@ import torch
 
 from cuda_ext import bench_machine, ops
 from cuda_ext import bench_rows_head as head
+from cuda_ext import bench_rows_meshes as meshes
 from cuda_ext import bench_rows_splat as splat
 from cuda_ext import bench_rows_training as training
 from cuda_ext import bench_rows_volumes as volumes
 from cuda_ext.bench_times import Row, table
 
-LIMITS = {"image_max": 1e-5, "pixels_left_out": 0.01}  # of the gate's figures; 1e-4 for all others
+LIMITS = {"image_max": 1e-5, "mesh_max": 1e-5, "composite_max": 1e-5, "pixels_left_out": 0.01, "march_odd": 0.002}  # of the gate's figures; 1e-4 for all others
 
 
 def gate() -> dict[str, float | bool]:
     """Every figure that must hold before a time counts; raises SystemExit when one does not."""
-    figures = splat.gate() | training.gate() | head.gate()
+    figures = splat.gate() | training.gate() | head.gate() | meshes.gate() | volumes.gate()
     wrong = [k for k, v in figures.items() if (v is False if isinstance(v, bool) else not v <= LIMITS.get(k, 1e-4))]
     if wrong:
         raise SystemExit(f"the kernels are wrong here, no times: {', '.join(f'{k} = {figures[k]}' for k in wrong)}")
@@ -52,7 +53,8 @@ def rows(quick: bool) -> list[Row]:
         found.append(head.blend_row(20_000, threads, seconds, first))
         found += volumes.hash_rows(threads, seconds, compare=first and not quick)
         found.append(head.bind_row(20_000, threads, seconds, first))
-        found.append(head.mesh_row(4, 256, threads, seconds))
+        found += meshes.mesh_rows(4, 256, threads, seconds, first)
+        found += volumes.ray_rows(96, threads, seconds, first)
         found.append(splat.step_row(20_000, 256, threads, seconds))
     return found
 

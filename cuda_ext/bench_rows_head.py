@@ -1,4 +1,4 @@
-"""Rows of `python -m cuda_ext.bench` for the head: its skin, its mesh in pictures, Gaussians bound to it and corrected by codes."""
+"""Rows of `python -m cuda_ext.bench` for the head: its skin, and Gaussians bound to it and corrected by codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from cuda_ext import ops, reference
-from cuda_ext.bench_scenes import head_like_mesh, head_rig, head_scene
+from cuda_ext.bench_scenes import head_like_mesh, head_rig
 from cuda_ext.bench_times import Row, measure, relative
 
 
@@ -44,17 +44,6 @@ def bind_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
         seconds,
         plain,
     )
-
-
-def mesh_row(cameras: int, size: int, threads: int, seconds: float) -> Row:
-    """Triangle ids, barycentrics and depth of a head-sized mesh."""
-    vertices, faces = head_like_mesh(100, 100)
-    scene = head_scene(1, size, size, cameras)
-    posed = vertices @ scene.viewmats[:, :3, :3].transpose(1, 2) + scene.viewmats[:, None, :3, 3]
-    return measure(
-        "rasterize_mesh", f"{cameras} × {size}², {len(faces) // 1000}k faces", threads,
-        lambda: ops.rasterize_mesh(posed, faces, scene.Ks, size, size), seconds,
-    )  # fmt: skip
 
 
 def skin_row(threads: int, seconds: float, compare: bool) -> Row:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cuda_ext.ops import Rig
+from cuda_ext.ops import Rig, Samples
 from cuda_ext.reference import quat_multiply
 
 
@@ -88,6 +89,47 @@ def head_like_mesh(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     corner = (torch.arange(rows - 1)[:, None] * columns + torch.arange(columns - 1)).flatten()
     faces = [[corner, corner + 1, corner + columns], [corner + 1, corner + columns + 1, corner + columns]]
     return vertices.reshape(-1, 3), torch.cat([torch.stack(f, 1) for f in faces])
+
+
+def head_views(cameras: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A head-sized mesh of 19,000 triangles before square pictures: vertices [C, V, 3] as the cameras see them, faces [F, 3], Ks [C, 3, 3]."""
+    vertices, faces = head_like_mesh(100, 100)
+    scene = head_scene(1, size, size, cameras)
+    return vertices @ scene.viewmats[:, :3, :3].transpose(1, 2) + scene.viewmats[:, None, :3, 3], faces, scene.Ks
+
+
+@dataclass(frozen=True)
+class Field:
+    """Rays of one square picture at a head-shaped shell of occupied cells: `ops.march(f.origins, f.directions, f.occupancy, f.box, ...)`."""
+
+    origins: Tensor  # [R, 3]
+    directions: Tensor  # [R, 3] of length one
+    occupancy: Tensor  # [64, 64, 64] bool
+    box: tuple[float, ...]
+    step: float = 0.32 / 512
+    near: float = 0.8
+    far: float = 1.2
+
+    def march(self, function: Callable[..., Samples], **options) -> Samples:
+        """The samples by `ops.march` or one like it."""
+        return function(self.origins, self.directions, self.occupancy, self.box, step=self.step, near=self.near, far=self.far, **options)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Field:
+        """The same in another dtype or on another device."""
+        rays = (t.to(device=device, dtype=dtype) for t in (self.origins, self.directions))
+        return Field(*rays, self.occupancy.to(device=device), self.box, self.step, self.near, self.far)
+
+
+def head_field(size: int) -> Field:
+    """The shell reaches from 0.85 to 1.25 of the head that `head_scene` draws; rays start at its first camera."""
+    pixels = (torch.arange(size) + 0.5 - size / 2) / (3.36 * size)
+    y, x = torch.meshgrid(pixels, pixels, indexing="ij")
+    directions = torch.nn.functional.normalize(torch.stack([x, y, torch.ones_like(x)], -1).reshape(-1, 3), dim=-1)
+    box = (-0.16, -0.16, -0.16, 0.16, 0.16, 0.16)
+    centres = (torch.arange(64) + 0.5) / 64 * 0.32 - 0.16
+    points = torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), -1)
+    reach = (points / torch.tensor([0.078, 0.115, 0.098])).norm(dim=-1)
+    return Field(torch.tensor([0.0, 0.0, -1.0]).repeat(len(directions), 1), directions, (reach > 0.85) & (reach < 1.25), box)
 
 
 def head_rig(V: int = 7500, E: int = 52, J: int = 5) -> Rig:

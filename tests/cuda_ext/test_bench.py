@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from cuda_ext import bench, bench_machine, bench_rows_volumes, hash_grid
+from cuda_ext import bench, bench_machine, bench_rows_meshes, bench_rows_volumes, hash_grid
 from cuda_ext.bench_scenes import ray_positions
 
 
@@ -30,6 +30,18 @@ def test_a_report_is_whole_or_not_there(tmp_path):
         bench._write(file, "\ud800")
     assert json.loads(file.read_text()) == {"rows": []}
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_kernels_that_are_wrong_or_not_finite_get_no_times(monkeypatch):
+    figures = bench_rows_meshes.gate() | bench_rows_volumes.gate()
+    assert all(v <= bench.LIMITS.get(k, 1e-4) for k, v in figures.items()) and bench.LIMITS.keys() & figures.keys()
+    for family in (bench.splat, bench.training, bench.head):
+        monkeypatch.setattr(family, "gate", lambda: {})
+    assert bench.gate() == figures
+    for wrong in (1.1e-5, float("nan")):
+        monkeypatch.setattr(bench.meshes, "gate", lambda wrong=wrong: {"mesh_max": wrong})
+        with pytest.raises(SystemExit, match="the kernels are wrong here, no times: mesh_max"):
+            bench.gate()
 
 
 def test_a_child_measures_the_instruction_set_that_it_was_asked_for():
