@@ -95,9 +95,9 @@ class Avatar:
             raise ValueError(f"Avatar.at takes one frame, got {len(pose)}: index the pose with an int first")
         pose = pose.to(self.gaussians.means.device, self.gaussians.means.dtype)
         vertices = self.head.vertices(self._shaped, pose)[0]
-        local = deform.find(self.deformation).apply(dict(self.parameters), self.gaussians, deform.frame_code(pose))
-        means, quats, scales = bound(local, vertices, self.head.faces)
-        return Gaussians(means, quats, scales, self._opacities, local.sh)
+        model, code = deform.find(self.deformation), deform.frame_code(pose)
+        means, quats, scales, sh = deform.carried(model, dict(self.parameters), self.gaussians, code, vertices, self.head.faces)
+        return Gaussians(means, quats, scales, self._opacities, sh)
 
     def frame(self, t: int) -> HeadPose:
         """The tracked pose of frame `t` of the timeline."""

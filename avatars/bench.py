@@ -128,8 +128,9 @@ def gate(size: int = 48) -> dict[str, float]:
             loss, _ = trainer.loss(0, trainer.targets.of(batch, 0, halved=False), tuned=True)
             loss.backward()
         for leaf in leaves.values():
-            if hasattr(leaf, native.FACTORS):
-                native.settle_factors(leaf, whole=True)
+            factors = native.factors_of(leaf)
+            if factors is not None:
+                factors.settle(whole=True)
         found.append((float(loss.detach()), {k: v.grad.double() for k, v in leaves.items() if v.grad is not None}))
         trainer.adam.zero_grad()
         trainer.code_adam.zero_grad()

@@ -42,10 +42,12 @@ def check_seal(manifest: Mapping[str, Any], folder: Path, remedy: str) -> None:
 
 def tensors_checksum(note: str, tensors: Mapping[str, Tensor]) -> str:
     """A hash of `note` and of names, types, shapes and bytes of `tensors`, for files that have no manifest."""
+    import torch
+
     parts: list[str | bytes | memoryview] = [note]
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
-        parts += [f"{name} {value.dtype} {list(value.shape)}", value.numpy().data]
+        parts += [f"{name} {value.dtype} {list(value.shape)}", value.reshape(-1).view(torch.uint8).numpy().data]
     return content_hash(*parts)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from avatars import deform, losses
-from avatars.avatar import Avatar, Timeline, bound, read_tensors, write_tensors
+from avatars.avatar import Avatar, Timeline, read_tensors, write_tensors
 from avatars.colors import CameraColors
 from avatars.densify import divide, plan_refinement, replace_rows
 from avatars.errors import AvatarError
@@ -174,26 +174,20 @@ class Trainer:
         """The scalar to minimise, and the rendered pictures [C, H, W, 3] of frame `t`. `tuned`: codes move, and corrections apply."""
         c = self.config
         pose = HeadPose(*(self.codes[k][t : t + 1] for k in _CODES))
-        local, size = self._local(), None
-        if tuned:
-            local, size = self.model.apply_sized(self._deform_params(), local, deform.frame_code(pose))
-        else:
-            pose = pose.detach()
-        means, quats, scales = bound(local, self.head.vertices(self.shaped, pose)[0], self.head.faces)
+        pose = pose if tuned else pose.detach()
+        local, vertices = self._local(), self.head.vertices(self.shaped, pose)[0]
+        # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
+        penalties = ops.Penalties(c.position_weight, c.scale_weight, c.opacity_weight, c.max_scale, c.deform.regulariser)
+        means, quats, scales, sh, cost = deform.carried(
+            self.model if tuned else None, self._deform_params(), local, deform.frame_code(pose), vertices, self.head.faces, penalties, self.reach
+        )
         cameras = target.cameras
         splat = ops.splat(
-            means, quats, scales, local.logit_opacities, local.sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
+            means, quats, scales, local.logit_opacities, sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
             backgrounds=target.backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
         )  # fmt: skip
         loss = losses.photometric(splat.color, target.pictures, c.ssim_weight, target.weights)
-        loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], target.mattes)
-        # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
-        loss = loss + ops.penalty(
-            local.means, local.log_scales, local.logit_opacities, self.reach, position_weight=c.position_weight,
-            scale_weight=c.scale_weight, opacity_weight=c.opacity_weight, max_scale=c.max_scale,
-        )  # fmt: skip
-        if size is not None and c.deform.regulariser > 0:
-            loss = loss + c.deform.regulariser * size
+        loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], target.mattes) + cost
         if self.lpips is not None:
             loss = loss + c.lpips_weight * self.lpips(splat.color, target.pictures).mean()
         return loss, splat.color.detach()
@@ -203,9 +197,7 @@ class Trainer:
         target = self.targets.of(batch, self.step, fraction < c.half_until)
         tuned = fraction >= c.deform_start
         loss, color = self.loss(batch.t, target, tuned)
-        loss.backward()
-        self.adam.step()
-        self.adam.zero_grad()
+        self.adam.descend(loss)
         if tuned and max(self.code_adam.lrs.values()) > 0:
             self.code_adam.step(torch.tensor([batch.t], device=self.device))
         self.code_adam.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ from cuda_ext import native, reference
 
 
 class Moving(NamedTuple):
-    """One tensor of a step; without a gradient its factors are waiting on `param`."""
+    """One tensor of a step; without a gradient its factors are waiting with `param`."""
 
     param: Tensor
     grad: Tensor | None
@@ -33,8 +34,10 @@ class Adam:
     first `heads[name]` (counted in the flattened trailing dimensions) another rate, e.g. SH above degree 0. `state` tensors are
     plain and can be indexed, concatenated and saved: see `rows`. With `capturable` (CUDA) the steps are counted on the device, so that
     a captured graph corrects the moments of each replay by the right step; learning rates are then those of the capture.
-    Tensors named in `factored` must only be used as the basis of `blend`: their gradient is an outer product, which on the CPU is then
-    never written out (their `.grad` stays None). Under torch.compile a step is one operator of the graph, which reads the rates and
+    Tensors named in `factored` must only be used as the basis of `blend` and `carry`: their gradient is an outer product, which on the CPU
+    is then never written out (their `.grad` stays None), and `descend` moves them where it arises. The moments of tensors named in
+    `halves` are kept in bfloat16, half of the memory and of the traffic: the first rounded to the nearest, the second by a rule that
+    loses nothing on average (`reference.upper_halves`). Under torch.compile a step is one operator of the graph, which reads the rates and
     counts the steps when it runs; compile the backward pass with it, or none of the two, when there are `factored` tensors.
     """
 
@@ -49,6 +52,7 @@ class Adam:
         eps: float = 1e-15,
         capturable: bool = False,
         factored: Collection[str] = (),
+        halves: Collection[str] = (),
     ) -> None:
         if unknown := (set(params) ^ set(lrs)) | (set(tails or {}) ^ set(heads or {})):
             raise ValueError(f"Adam: params and lrs, heads and tails must name the same tensors; odd: {sorted(unknown)}")
@@ -68,9 +72,10 @@ class Adam:
             self.device_step = torch.zeros((), device=device)
         self.factored = frozenset(factored)
         for name in self.factored:
-            setattr(self.params[name], native.FACTORS, [])
-        self.m = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
-        self.v = {k: torch.zeros_like(p, requires_grad=False) for k, p in params.items()}
+            native.attach(self.params[name])
+        kinds = {k: torch.bfloat16 if k in frozenset(halves) and p.dtype == torch.float32 else p.dtype for k, p in params.items()}
+        self.m = {k: torch.zeros_like(p, dtype=kinds[k], requires_grad=False) for k, p in params.items()}
+        self.v = {k: torch.zeros_like(p, dtype=kinds[k], requires_grad=False) for k, p in params.items()}
 
     def step(self, rows: Tensor | None = None) -> None:
         """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor."""
@@ -81,14 +86,36 @@ class Adam:
                 torch.ops.avatars.adam(self.number, names, params, grads, [self.m[k] for k in names], [self.v[k] for k in names], rows)
             return
         with torch.no_grad():
-            for name in self.factored:
-                native.settle_factors(self.params[name], whole=rows is not None)
-        moving = {
-            k: Moving(p, p.grad, self.m[k], self.v[k])
-            for k, p in self.params.items()
-            if p.grad is not None or getattr(p, native.FACTORS, None)
-        }
+            for factors in self._factors().values():
+                factors.settle(whole=rows is not None)
+        found = {k for k, factors in self._factors().items() if factors.found}
+        moving = {k: Moving(p, p.grad, self.m[k], self.v[k]) for k, p in self.params.items() if p.grad is not None or k in found}
         self._move(moving, rows)
+
+    def descend(self, loss: Tensor) -> None:
+        """`loss.backward()`, `step()`, `zero_grad()`.
+
+        On the CPU a factored tensor with one use in `carry` takes its step within the backward pass, where its rows are read anyway; with
+        several uses, or gradients collected before, it moves afterwards like the others. The result is the same.
+        """
+        if not torch.compiler.is_compiling():
+            for name, factors in self._factors().items():
+                if native.fits(self.params[name]):
+                    factors.move = functools.partial(self._step_of_basis, name)
+        try:
+            loss.backward()
+        finally:
+            for factors in self._factors().values():
+                factors.move = None
+        self.step()
+        self.zero_grad()
+
+    def _step_of_basis(self, name: str, weights: Tensor):
+        return native.basis_step(self, name, Moving(self.params[name], None, self.m[name], self.v[name]), weights)
+
+    def _factors(self):
+        found = ((name, native.factors_of(self.params[name])) for name in self.factored)
+        return {name: factors for name, factors in found if factors is not None}
 
     @torch.no_grad()
     def _move(self, moving: dict[str, Moving], rows: Tensor | None) -> None:
@@ -102,17 +129,21 @@ class Adam:
         index = ... if rows is None else rows
         for name, (param, grad, m, v) in moving.items():
             assert grad is not None
-            p, some_m, some_v = param[index], m[index], v[index]
+            p = param[index]
+            some_m, some_v = m[index].to(p.dtype), v[index].to(p.dtype)
             reference.adam(p, grad[index], some_m, some_v, self._rates(name, p), self.step_count, *self.betas, self.eps)
-            if rows is not None:
-                param[index], m[index], v[index] = p, some_m, some_v
+            if m.dtype != p.dtype:
+                elements = torch.arange(p.numel() if rows is None else p[0].numel(), device=p.device)  # rows are counted from their starts
+                elements = elements.reshape(p.shape if rows is None else p.shape[1:]).expand(p.shape)
+                some_v = reference.upper_halves(some_v, elements, self.step_count)
+            param[index], m[index], v[index] = p, some_m.to(m.dtype), some_v
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for param in self.params.values():
             param.grad = None
-        for name in self.factored:
-            getattr(self.params[name], native.FACTORS).clear()
+        for factors in self._factors().values():
+            factors.clear()
 
     def replace(self, name: str, param: Tensor, m: Tensor, v: Tensor) -> None:
         """Put a resized tensor and its moments in place of `name` (densification, pruning)."""
@@ -120,7 +151,7 @@ class Adam:
             raise ValueError(f"Adam: {name} {tuple(param.shape)} with moments {tuple(m.shape)}, {tuple(v.shape)}")
         self.params[name], self.m[name], self.v[name] = param, m.contiguous(), v.contiguous()
         if name in self.factored:
-            setattr(param, native.FACTORS, [])
+            native.attach(param)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The moments and the step count as plain tensors."""
@@ -132,7 +163,7 @@ class Adam:
         """Take the moments and the step count of `state_dict`."""
         for name, param in self.params.items():
             m, v = state[f"m.{name}"], state[f"v.{name}"]
-            self.replace(name, param, m.to(param).clone(), v.to(param).clone())
+            self.replace(name, param, m.to(self.m[name]).clone(), v.to(self.v[name]).clone())
         self.step_count = int(state["step"])
         if self.device_step is not None:
             self.device_step.fill_(self.step_count)
@@ -157,8 +188,8 @@ def step_of(
 ) -> None:
     """The step that a compiled graph asks for; the tensors may be stand-ins for the optimiser's own."""
     optimizer = _optimizers[number]
-    for name in optimizer.factored:
-        if getattr(optimizer.params[name], native.FACTORS):
+    for name, factors in optimizer._factors().items():
+        if factors.found:
             raise RuntimeError(f"Adam: a compiled step found the factored gradient of {name!r}: compile the backward pass too, or factor nothing")
     moving = {name: Moving(*tensors) for name, *tensors in zip(names, params, grads, m, v, strict=True)}
     optimizer._move(moving, rows)

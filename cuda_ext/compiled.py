@@ -105,6 +105,14 @@ def _penalty(means, log_scales, logit_opacities, reach, position_weight, scale_w
     return [ops.penalty(means, log_scales, logit_opacities, reach, **weights, max_scale=max_scale)]
 
 
+def _carry(*args) -> list[Tensor]:
+    *tensors, logit_opacities, reach, shares = args
+    if shares is None:
+        return list(ops.carry(*tensors))
+    penalties = ops.Penalties(*shares)
+    return list(ops.carry(*tensors, penalties=penalties, logit_opacities=logit_opacities, reach=reach))
+
+
 def _rasterize_mesh_fake(vertices, faces, Ks, width, height, *_) -> list[Tensor]:
     C = vertices.shape[0]
     ids = vertices.new_empty(C, height, width, dtype=torch.int32)
@@ -178,6 +186,14 @@ _define(
     lambda *args: list(ops.blend(*args[:5], with_size=args[5])),
     lambda basis, weights, means, quats, sh, size: [*(torch.empty_like(t) for t in (means, quats, sh)), *([means.new_empty(())] if size else [])],
     (0, 1, 2, 3, 4),
+)
+_define(
+    "carry",
+    "Tensor vertices, Tensor faces, Tensor face_ids, Tensor basis, Tensor weights, Tensor means, Tensor quats, Tensor log_scales, Tensor sh, "
+    "Tensor? logit_opacities, Tensor? reach, float[]? penalties",
+    _carry,
+    lambda *args: [*(torch.empty_like(t) for t in args[5:9]), *([] if args[11] is None else [args[0].new_empty(())])],
+    (0, 3, 4, 5, 6, 7, 8, 9),
 )
 _define(
     "penalty",

@@ -7,12 +7,16 @@ It defines
                                                         "each_" have one row per Gaussian and follow densification
     learning_rates(settings, rates) -> {name: Rate}     for every parameter that `create` makes
     apply(parameters, gaussians, code) -> CanonicalGaussians
-    apply_sized(parameters, gaussians, code) -> (CanonicalGaussians, scalar)     the same, and the mean square of the corrections to
-                                                        the means plus that to the constant colours, for a penalty
     settle(parameters, codes) -> {name: tensor}         after training, with all trained codes [T, D]: what an avatar keeps
 
-and may define FACTORED, the names of parameters that it uses as the basis of `ops.blend` and nowhere else: their gradient is then
-never written out. `rates` are the current learning rates of the canonical Gaussians ("means", "quats", "sh" …), for those that follow them.
+and may define, when its corrections are a weighted sum of a basis,
+
+    blend(parameters, code) -> (basis [N, 10, K], weights [K])     such that `apply` is `ops.blend` of these: `carried` then corrects
+                                                        and binds in one pass, and can penalise the size of the corrections
+    FACTORED                                            names of the parameters that are such a basis and used nowhere else: their
+                                                        gradient is then never written out
+
+`rates` are the current learning rates of the canonical Gaussians ("means", "quats", "sh" …), for those that follow them.
 A code is what `frame_code` makes of one frame; the neutral pose has code zero, and there `apply` must return the
 canonical Gaussians unchanged.
 """
@@ -32,6 +36,7 @@ from avatars.errors import ConfigError
 from avatars.gaussians import CanonicalGaussians
 from avatars.train_config import DeformSettings
 from avatars.types import HeadPose
+from cuda_ext import ops
 
 PER_GAUSSIAN = "each_"
 ANGLE_SCALE = 3.0  # radians of a joint count as much as 1/3 of an expression's range
@@ -57,8 +62,6 @@ class Deformation(Protocol):
 
     def apply(self, parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians: ...
 
-    def apply_sized(self, parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> tuple[CanonicalGaussians, Tensor]: ...
-
     def settle(self, parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]: ...
 
 
@@ -72,6 +75,40 @@ def find(name: str) -> Deformation:
     if name not in names():
         raise ConfigError(f"deformation = {name!r} is unknown; known: {', '.join(names())}.")
     return cast(Deformation, importlib.import_module(f"{__name__}.{name}"))
+
+
+def carried(
+    model: Deformation | None,
+    parameters: dict[str, Tensor],
+    gaussians: CanonicalGaussians,
+    code: Tensor,  # [D]
+    vertices: Tensor,  # [V, 3]
+    faces: Tensor,  # [F, 3]
+    penalties: ops.Penalties | None = None,
+    reach: Tensor | None = None,  # [N], with penalties
+) -> tuple[Tensor, ...]:
+    """Corrected Gaussians in the world: means [N,3], quats [N,4], scales [N,3], sh [N,S,3]; with `penalties` also their cost, a scalar.
+
+    Without a model there are no corrections. Differentiable.
+    """
+    blend = getattr(model, "blend", None)
+    if blend is not None:
+        basis, weights = blend(parameters, code)
+        g = gaussians
+        return ops.carry(
+            vertices, faces, g.face_ids, basis, weights, g.means, g.quats, g.log_scales, g.sh, penalties=penalties,
+            logit_opacities=g.logit_opacities, reach=reach,
+        )  # fmt: skip
+    g = gaussians if model is None else model.apply(parameters, gaussians, code)
+    world = ops.bind(vertices, faces, g.face_ids, g.means, g.quats, g.log_scales, log_scales=True)
+    if penalties is None:
+        return (*world, g.sh)
+    assert reach is not None
+    cost = ops.penalty(
+        g.means, g.log_scales, g.logit_opacities, reach, position_weight=penalties.position, scale_weight=penalties.scale,
+        opacity_weight=penalties.opacity, max_scale=penalties.max_scale,
+    )  # fmt: skip
+    return (*world, g.sh, cost)
 
 
 def frame_code(pose: HeadPose) -> Tensor:

@@ -26,11 +26,6 @@ def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Te
     return gaussians
 
 
-def apply_sized(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> tuple[CanonicalGaussians, Tensor]:
-    """The Gaussians as they are, and nothing."""
-    return gaussians, gaussians.means.new_zeros(())
-
-
 def settle(parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]:
     """Nothing to keep."""
     return parameters

@@ -56,20 +56,18 @@ def weights(parameters: dict[str, Tensor], code: Tensor) -> Tensor:
     return parameters["output"] @ (torch.tanh(parameters["hidden"] @ code + bias) - torch.tanh(bias))
 
 
+def blend(parameters: dict[str, Tensor], code: Tensor) -> tuple[Tensor, Tensor]:
+    """The basis [N, 10, K], and its weights [K] within the bounds that `settle` has set."""
+    amounts = weights(parameters, code)
+    if "lowest" in parameters:
+        amounts = torch.minimum(torch.maximum(amounts, parameters["lowest"]), parameters["highest"])
+    return parameters["each_basis"], amounts
+
+
 def apply(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> CanonicalGaussians:
     """Add the blended corrections."""
-    blend = weights(parameters, code)
-    if "lowest" in parameters:  # set by `settle`
-        blend = torch.minimum(torch.maximum(blend, parameters["lowest"]), parameters["highest"])
-    means, quats, sh = ops.blend(parameters["each_basis"], blend, gaussians.means, gaussians.quats, gaussians.sh)
+    means, quats, sh = ops.blend(*blend(parameters, code), gaussians.means, gaussians.quats, gaussians.sh)
     return replace(gaussians, means=means, quats=quats, sh=sh)
-
-
-def apply_sized(parameters: dict[str, Tensor], gaussians: CanonicalGaussians, code: Tensor) -> tuple[CanonicalGaussians, Tensor]:
-    """Add the blended corrections and measure them, in one pass."""
-    local = gaussians.means, gaussians.quats, gaussians.sh
-    means, quats, sh, size = ops.blend(parameters["each_basis"], weights(parameters, code), *local, with_size=True)
-    return replace(gaussians, means=means, quats=quats, sh=sh), size
 
 
 def settle(parameters: dict[str, Tensor], codes: Tensor) -> dict[str, Tensor]:

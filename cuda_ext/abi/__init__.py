@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes as c
 
 from cuda_ext.abi import binding, gaussians, grids, meshes, pictures, skin, training, volumes
-from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvPenalty
+from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvCarry, AvCarryBackward, AvPenalty
 from cuda_ext.abi.common import (
     ANTIALIASED,
     DEVICE,
@@ -34,13 +34,15 @@ from cuda_ext.abi.gaussians import (
 from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackward
 from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
 from cuda_ext.abi.skin import AvSkin
-from cuda_ext.abi.training import AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
+from cuda_ext.abi.training import ADAM_COLUMNS, HALF_MOMENTS, WHOLE_GRAD, AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
 from cuda_ext.abi.volumes import AvComposite, AvCompositeBackward, AvMarch
 
 __all__ = [
+    "ADAM_COLUMNS",
     "ANTIALIASED",
     "DEVICE",
     "FUNCTIONS",
+    "HALF_MOMENTS",
     "INVALID",
     "LOG_SCALES",
     "LOGIT_OPACITIES",
@@ -49,12 +51,15 @@ __all__ = [
     "STRUCTURES",
     "UNSUPPORTED",
     "VERSION",
+    "WHOLE_GRAD",
     "AvLaunch",
     "AvAdam",
     "AvAdamTensor",
     "AvBind",
     "AvBindBackward",
     "AvBlend",
+    "AvCarry",
+    "AvCarryBackward",
     "AvCompose",
     "AvDistance",
     "AvComposite",

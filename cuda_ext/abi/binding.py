@@ -87,11 +87,56 @@ class AvPenalty(c.Structure):
     ]
 
 
+class AvCarry(c.Structure):
+    _fields_ = [
+        ("launch", AvLaunch),
+        ("V", c.c_int64),
+        ("F", c.c_int64),
+        ("N", c.c_int64),
+        ("K", c.c_int32),
+        ("sh_bases", c.c_int32),
+        ("position_weight", c.c_float),
+        ("scale_weight", c.c_float),
+        ("opacity_weight", c.c_float),
+        ("max_scale", c.c_float),
+        ("size_weight", c.c_float),
+        ("reserved", c.c_int32),
+        ("vertices", P),
+        ("faces", P),
+        ("face_ids", P),
+        ("basis", P),
+        ("weights", P),
+        ("in", P * 4),
+        ("logit_opacities", P),
+        ("reach", P),
+        ("out", P * 4),
+        ("cost", P),
+        ("saved", P),
+        ("saved_bytes", c.c_int64),
+    ]
+
+
+class AvCarryBackward(c.Structure):
+    _fields_ = [
+        ("forward", AvCarry),
+        ("v_out", P * 4),
+        ("v_cost", P),
+        ("v_vertices", P),
+        ("v_weights", P),
+        ("v_in", P * 3),
+        ("v_logit_opacities", P),
+        ("v_delta", P),
+        ("move", P),
+    ]
+
+
 STRUCTURES: tuple[type[c.Structure], ...] = (
     AvBind,
     AvBindBackward,
     AvBlend,
     AvPenalty,
+    AvCarry,
+    AvCarryBackward,
 )
 
 FUNCTIONS: dict[str, tuple[type, list]] = {
@@ -100,5 +145,8 @@ FUNCTIONS: dict[str, tuple[type, list]] = {
     "av_bind_scratch": (c.c_int64, [c.c_int64, c.c_int64, c.c_int64]),
     "av_blend_forward": (c.c_int32, [c.POINTER(AvBlend)]),
     "av_blend_backward": (c.c_int32, [c.POINTER(AvBlend)]),
+    "av_carry_forward": (c.c_int32, [c.POINTER(AvCarry)]),
+    "av_carry_backward": (c.c_int32, [c.POINTER(AvCarryBackward)]),
+    "av_carry_scratch": (c.c_int64, [c.c_int64, c.c_int64, c.c_int64, c.c_int32]),
     "av_penalty": (c.c_int32, [c.POINTER(AvPenalty)]),
 }

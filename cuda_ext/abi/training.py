@@ -48,6 +48,10 @@ class AvSsimBackward(c.Structure):
     ]
 
 
+HALF_MOMENTS, WHOLE_GRAD = 1, 2  # AvAdamFlags
+ADAM_COLUMNS = 640  # AV_ADAM_COLUMNS
+
+
 class AvAdamTensor(c.Structure):
     _fields_ = [
         ("param", P),
@@ -63,6 +67,7 @@ class AvAdamTensor(c.Structure):
         ("lr_tail", c.c_float),
         ("factor", P),
         ("factor_size", c.c_int64),
+        ("flags", c.c_int64),
     ]
 
 

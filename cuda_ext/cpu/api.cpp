@@ -90,6 +90,24 @@ const char* bad_blend(const AvBlend& in) {
     return nullptr;
 }
 
+const char* bad_adam(const AvAdamTensor& t) {
+    const int64_t most = t.columns % 2 ? AV_ADAM_COLUMNS / 2 : AV_ADAM_COLUMNS;
+    if (t.columns > most && t.head_columns < t.columns) return "two learning rates need at most 320 columns, or an even number up to 640";
+    if (t.factor && (t.row_ids || t.factor_size < 1 || t.factor_size > 64 || t.columns > AV_ADAM_COLUMNS || t.columns % t.factor_size))
+        return "a factored gradient needs all rows and at most 640 columns that its factor of 1..64 divides";
+    return nullptr;
+}
+
+const char* bad_carry(const AvCarry& in) {
+    if (in.V < 0 || in.F < 0 || in.N < 0) return "V, F and N must not be negative";
+    if (in.K < 1 || in.K > 64) return "a blend has 1..64 shapes";
+    if (in.sh_bases != 1 && in.sh_bases != 4 && in.sh_bases != 9 && in.sh_bases != 16) return "sh_bases must be 1, 4, 9 or 16";
+    if (bad_indices(in.faces, 3 * in.F, in.V)) return "faces must index the vertices";
+    if (bad_indices(in.face_ids, in.N, in.F)) return "face_ids must index the faces";
+    if (in.saved_bytes < av_carry_scratch(in.V, in.F, in.N, in.K)) return "a workspace is smaller than av_carry_scratch says";
+    return nullptr;
+}
+
 const char* bad_skin(const AvSkin& in) {
     if (in.B < 0 || in.V < 0 || in.E < 0) return "B, V and E must not be negative";
     if (in.J < 1 || in.J > AV_SKIN_JOINTS) return "a head has 1..64 joints";
@@ -198,6 +216,8 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvAdam);
     AV_SIZE(AvBlend);
     AV_SIZE(AvPenalty);
+    AV_SIZE(AvCarry);
+    AV_SIZE(AvCarryBackward);
     AV_SIZE(AvMesh);
     AV_SIZE(AvMeshBackward);
     AV_SIZE(AvInterpolate);
@@ -289,9 +309,7 @@ int32_t av_ssim_backward(const AvSsimBackward* args) {
 int32_t av_adam(const AvAdam* args) {
     for (int64_t i = 0; i < args->count; ++i) {
         const AvAdamTensor& t = args->tensors[i];
-        if (t.columns > 256 && t.head_columns < t.columns) return refuse("two learning rates need at most 256 columns");
-        if (t.factor && (t.row_ids || t.columns > 256 || t.factor_size < 1 || t.columns % t.factor_size))
-            return refuse("a factored gradient needs all rows and at most 256 columns that its factor divides");
+        AV_REFUSE_IF(bad_adam(t));
         if (t.row_ids && bad_indices(t.row_ids, t.row_count, t.rows)) return refuse("row_ids must index the rows");
     }
     return kernels().adam(args);
@@ -308,6 +326,26 @@ int32_t av_blend_backward(const AvBlend* args) {
     if (args->scratch_bytes < args->K * (args->N / 1024 + 1) * (int64_t)sizeof(float)) return refuse("scratch is too small");
     return kernels().blend_backward(args);
 }
+
+int32_t av_carry_forward(const AvCarry* args) {
+    AV_REFUSE_IF(bad_carry(*args));
+    return kernels().carry_forward(args);
+}
+
+int32_t av_carry_backward(const AvCarryBackward* args) {
+    const AvCarry& in = args->forward;
+    AV_REFUSE_IF(bad_carry(in));
+    if (args->move) {
+        if (args->move->count != 1) return refuse("one tensor moves: the basis");
+        const AvAdamTensor& t = args->move->tensors[0];
+        if (t.param != in.basis || t.factor != in.weights || t.rows != in.N || t.columns != 10 * in.K || t.factor_size != in.K)
+            return refuse("the tensor that moves must be the basis, and its factor the weights");
+        AV_REFUSE_IF(bad_adam(t));
+    }
+    return kernels().carry_backward(args);
+}
+
+int64_t av_carry_scratch(int64_t V, int64_t F, int64_t N, int32_t K) { return kernels().carry_scratch(V, F, N, K); }
 
 int32_t av_penalty(const AvPenalty* args) {
     if (args->N < 1) return refuse("a mean needs Gaussians");

@@ -24,22 +24,27 @@ AV_INLINE BlendRow load_blend_row(const float* p, int K) {
     return row;
 }
 
+// The corrections of one Gaussian, basis·weights, as the first ten lanes; the others are zero.
+template <int REGISTERS_USED>
+AV_INLINE F16 blend_row(const float* p, int K, const BlendRow& weights) {
+    const int tail = K - 16 * (REGISTERS_USED - 1);
+    F16 rows[12];
+    for (int c = 0; c < BLEND_COLUMNS; ++c, p += K) {
+        F16 total = weights.r[REGISTERS_USED - 1] * load_part(p + 16 * (REGISTERS_USED - 1), tail);
+        for (int i = 0; i + 1 < REGISTERS_USED; ++i) total = fma_(weights.r[i], load(p + 16 * i), total);
+        rows[c] = total;
+    }
+    rows[10] = rows[11] = F16(0.0f);
+    return sums_of_twelve(rows);
+}
+
 // Corrected Gaussians [begin, end); SH: floats of a Gaussian's colour, known to the compiler. Returns the sum of squares for `size`.
 template <int REGISTERS_USED, int SH>
 static double blend_block(const AvBlend& in, int64_t begin, int64_t end, const BlendRow& weights) {
-    const int K = in.K, tail = K - 16 * (REGISTERS_USED - 1);
     F16 squares = F16(0.0f);
     const M16 counted = mask_from_bits(0x387);  // mean and colour
     for (int64_t n = begin; n < end; ++n) {
-        F16 rows[12];
-        const float* p = in.basis + n * BLEND_COLUMNS * K;
-        for (int c = 0; c < BLEND_COLUMNS; ++c, p += K) {
-            F16 total = weights.r[REGISTERS_USED - 1] * load_part(p + 16 * (REGISTERS_USED - 1), tail);
-            for (int i = 0; i + 1 < REGISTERS_USED; ++i) total = fma_(weights.r[i], load(p + 16 * i), total);
-            rows[c] = total;
-        }
-        rows[10] = rows[11] = F16(0.0f);
-        const F16 sums = sums_of_twelve(rows);
+        const F16 sums = blend_row<REGISTERS_USED>(in.basis + n * BLEND_COLUMNS * in.K, in.K, weights);
         alignas(64) float delta[16];
         store(delta, sums);
         for (int i = 0; i < 3; ++i) in.out[0][3 * n + i] = in.in[0][3 * n + i] + delta[i];
@@ -144,42 +149,54 @@ static int32_t blend_backward(const AvBlend* args) {
     return AV_OK;
 }
 
+// Weights of the penalties, divided by what their means are over.
+struct Penalties {
+    F16 position, scale, opacity, max_scale;
+};
+
+AV_INLINE Penalties penalties_of(float position, float scale, float opacity, float max_scale, int64_t N) {
+    const float inv = 1.0f / (float)N;
+    return {F16(position * inv), F16(scale * inv / 3.0f), F16(opacity * inv), F16(max_scale)};
+}
+
+// Sixteen Gaussians: what they add to the loss, and its gradients to the means, to the logarithms of the plain `scale` and to the logits.
+AV_INLINE F16 penalty_lanes(const Penalties& w, const F16* mean, const F16* scale, F16 logit, F16 reach, F16* v_mean, F16* v_scale, F16& v_logit) {
+    const F16 one = F16(1.0f), length = sqrt_(mean[0] * mean[0] + mean[1] * mean[1] + mean[2] * mean[2] + F16(1e-12f));
+    const M16 outside = length > reach;
+    F16 total = keep(outside, w.position * (length - reach));
+    const F16 pull = keep(outside, w.position / length), limit = w.max_scale * max_(reach, one);
+    for (int i = 0; i < 3; ++i) {
+        v_mean[i] = mean[i] * pull;
+        const M16 large = scale[i] > limit;
+        total += keep(large, w.scale * (scale[i] - limit));
+        v_scale[i] = keep(large, w.scale * scale[i]);
+    }
+    const F16 opacity = one / (one + exp_(-logit));
+    v_logit = w.opacity * opacity * (one - opacity);
+    return fma_(w.opacity, opacity, total);
+}
+
 static int32_t penalty(const AvPenalty* args) {
     const AvPenalty& in = *args;
     double* parts = (double*)in.scratch;
     const int64_t blocks = (in.N + BLEND_BLOCK - 1) / BLEND_BLOCK;
-    const float inv = 1.0f / (float)in.N;
-    const F16 wp = F16(in.position_weight * inv), ws = F16(in.scale_weight * inv / 3.0f), wo = F16(in.opacity_weight * inv);
+    const Penalties w = penalties_of(in.position_weight, in.scale_weight, in.opacity_weight, in.max_scale, in.N);
     parallel_for(in.launch.threads, blocks, [&](int64_t block, int) {
         const int64_t end = (block + 1) * BLEND_BLOCK < in.N ? (block + 1) * BLEND_BLOCK : in.N;
-        const F16 one = F16(1.0f);
         double sums = 0;
         for (int64_t n = block * BLEND_BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
             const M16 on = mask_from_bits(count == 16 ? 0xffffu : (1u << count) - 1);
-            F16 mean[3], scale[3], logit, reach;
+            F16 mean[3], scale[3], logit, reach, v_mean[3], v_scale[3], v_logit;
             load_rows<3>(in.means + 3 * n, count, mean);
             load_rows<3>(in.log_scales + 3 * n, count, scale);
             load_rows<1>(in.logit_opacities + n, count, &logit);
             load_rows<1>(in.reach + n, count, &reach);
-            const F16 length = sqrt_(mean[0] * mean[0] + mean[1] * mean[1] + mean[2] * mean[2] + F16(1e-12f));
-            const M16 outside = length > reach;
-            F16 total = keep(outside, wp * (length - reach));
-            const F16 pull = keep(outside, wp / length), limit = F16(in.max_scale) * max_(reach, one);
-            for (int i = 0; i < 3; ++i) {
-                mean[i] = mean[i] * pull;
-                const F16 plain = exp_(scale[i]);
-                const M16 large = plain > limit;
-                total += keep(large, ws * (plain - limit));
-                scale[i] = keep(large, ws * plain);
-            }
-            const F16 opacity = one / (one + exp_(-logit));
-            total = fma_(wo, opacity, total);
-            sums += (double)sum(keep(on, total));
+            for (F16& s : scale) s = exp_(s);
+            sums += (double)sum(keep(on, penalty_lanes(w, mean, scale, logit, reach, v_mean, v_scale, v_logit)));
             if (!in.v_means) continue;
-            const F16 v_logit = wo * opacity * (one - opacity);
-            store_rows<3>(in.v_means + 3 * n, count, mean);
-            store_rows<3>(in.v_log_scales + 3 * n, count, scale);
+            store_rows<3>(in.v_means + 3 * n, count, v_mean);
+            store_rows<3>(in.v_log_scales + 3 * n, count, v_scale);
             store_rows<1>(in.v_logit_opacities + n, count, &v_logit);
         }
         parts[block] = sums;

@@ -6,6 +6,7 @@
 #include "bind_ops.h"
 #include "hash_ops.h"
 #include "blend_ops.h"
+#include "carry_ops.h"
 #include "mesh_gradient_ops.h"
 #include "mesh_ops.h"
 #include "skin_ops.h"
@@ -51,6 +52,9 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::blend_forward,
     AV_NS::blend_backward,
     AV_NS::penalty,
+    AV_NS::carry_forward,
+    AV_NS::carry_backward,
+    AV_NS::carry_scratch,
     AV_NS::skin_forward,
     AV_NS::skin_backward,
     AV_NS::skin_scratch,

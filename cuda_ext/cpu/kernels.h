@@ -34,6 +34,9 @@ struct Kernels {
     decltype(&::av_blend_forward) blend_forward;
     decltype(&::av_blend_backward) blend_backward;
     decltype(&::av_penalty) penalty;
+    decltype(&::av_carry_forward) carry_forward;
+    decltype(&::av_carry_backward) carry_backward;
+    decltype(&::av_carry_scratch) carry_scratch;
     decltype(&::av_skin_forward) skin_forward;
     decltype(&::av_skin_backward) skin_backward;
     decltype(&::av_skin_scratch) skin_scratch;

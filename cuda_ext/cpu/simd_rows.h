@@ -276,7 +276,7 @@ AV_INLINE void load_rows(const float* p, int n, F16* out) {
 #endif
     } else if (S < 16 && S > 4) {
         F16 r[16];
-        for (int l = 0; l < 16; ++l) r[l] = load_part(p + (l < n ? l : 0) * S, S);
+        for (int l = 0; l < 16; ++l) r[l] = (l * S + 16 <= n * S) ? load(p + l * S) : load_part(p + (l < n ? l : 0) * S, S);
         transpose(r);
         for (int s = 0; s < S; ++s) out[s] = r[s];
     } else {
@@ -312,13 +312,85 @@ AV_INLINE void store_rows(float* p, int n, const F16* in) {
         F16 r[16];
         for (int j = 0; j < 16; ++j) r[j] = in[j < S ? j : 0];
         transpose(r);
-        for (int l = 0; l < n; ++l) store_part(p + l * S, r[l], S);
+        for (int l = 0; l < n; ++l) {  // in the order of the rows: each repairs what the one before wrote too much
+            if (l * S + 16 <= n * S)
+                store(p + l * S, r[l]);
+            else
+                store_part(p + l * S, r[l], S);
+        }
     } else {
         float lanes[S][16];
         for (int s = 0; s < S; ++s) store(lanes[s], in[s]);
         for (int l = 0; l < n; ++l)
             for (int s = 0; s < S; ++s) p[l * S + s] = lanes[s][l];
     }
+}
+
+// Rows of eight floats at base + 8·ids[l] for up to 16 items (n valid; the rest reads as the first) become eight vectors.
+AV_INLINE void gather_eights(const float* base, const int64_t* ids, int n, F16* out) {
+    const float* row[16];
+    for (int l = 0; l < 16; ++l) row[l] = base + 8 * ids[l < n ? l : 0];
+#if AV_ISA >= 512
+    __m512 r[8], t[8], u[8];
+    for (int i = 0; i < 8; ++i)
+        r[i] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(row[i])), _mm256_loadu_ps(row[8 + i]), 1);
+    for (int i = 0; i < 8; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44), u[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        u[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44), u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
+    for (int i = 0; i < 4; ++i) {
+        out[i] = _mm512_permutex2var_ps(u[i], low, u[4 + i]);
+        out[4 + i] = _mm512_permutex2var_ps(u[i], high, u[4 + i]);
+    }
+#elif AV_ISA >= 256
+    for (int half = 0; half < 2; ++half) {
+        __m256 r[8];
+        for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(row[8 * half + i]);
+        transpose_eight(r);
+        for (int i = 0; i < 8; ++i) out[i].r[half] = (NativeF)r[i];
+    }
+#else
+    alignas(64) float lanes[8][16];
+    for (int l = 0; l < 16; ++l)
+        for (int i = 0; i < 8; ++i) lanes[i][l] = row[l][i];
+    for (int i = 0; i < 8; ++i) out[i] = load(lanes[i]);
+#endif
+}
+
+// Rows of three floats, `stride` indices apart: item l has the row ids[l·stride] of an array of `rows`.
+AV_INLINE void gather_threes(const float* base, int64_t rows, const int64_t* ids, int stride, int n, F16* out) {
+#if AV_ISA >= 256
+    const __m128i three = _mm_setr_epi32(-1, -1, -1, 0);
+    __m128 q[16];
+    for (int l = 0; l < 16; ++l) {
+        const int64_t id = ids[l < n ? l * stride : 0];
+        q[l] = id + 1 < rows ? _mm_loadu_ps(base + 3 * id) : _mm_maskload_ps(base + 3 * id, three);  // four floats, the last row excepted
+    }
+#endif
+#if AV_ISA >= 512
+    __m512 r[4];
+    for (int i = 0; i < 4; ++i)
+        r[i] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_set_m128(q[4 + i], q[i])), _mm256_set_m128(q[12 + i], q[8 + i]), 1);
+    const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]);
+    const __m512 c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+    out[0] = _mm512_shuffle_ps(a, c, 0x44), out[1] = _mm512_shuffle_ps(a, c, 0xee), out[2] = _mm512_shuffle_ps(b, d, 0x44);
+#elif AV_ISA >= 256
+    for (int half = 0; half < 2; ++half) {
+        __m256 r[4];
+        for (int i = 0; i < 4; ++i) r[i] = _mm256_set_m128(q[8 * half + 4 + i], q[8 * half + i]);
+        transpose_lanes(r);
+        for (int i = 0; i < 3; ++i) out[i].r[half] = (NativeF)r[i];
+    }
+#else
+    alignas(64) float lanes[3][16];
+    for (int l = 0; l < 16; ++l)
+        for (int i = 0; i < 3; ++i) lanes[i][l] = base[3 * ids[l < n ? l * stride : 0] + i];
+    for (int i = 0; i < 3; ++i) out[i] = load(lanes[i]);
+    (void)rows;
+#endif
 }
 
 }  // namespace AV_NS

@@ -22,6 +22,18 @@ __device__ inline float adam_value(float p, float g, float& m, float& v, float b
     return p - rate * m / (sqrtf(v * inverse) + eps);
 }
 
+// A moment as a float or as the upper half of one, see AV_HALF_MOMENTS; `turn`: what is added before the lower half is dropped.
+__device__ inline float moment_at(const void* moments, int64_t at, bool half) {
+    if (!half) return static_cast<const float*>(moments)[at];
+    return __uint_as_float((unsigned)static_cast<const uint16_t*>(moments)[at] << 16);
+}
+__device__ inline void keep_moment(void* moments, int64_t at, bool half, float value, unsigned turn) {
+    if (half)
+        static_cast<uint16_t*>(moments)[at] = (uint16_t)((__float_as_uint(value) + turn) >> 16);
+    else
+        static_cast<float*>(moments)[at] = value;
+}
+
 __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
     // 1 / (1 - beta^step): float keeps its digits this way, and double is slow on most cards
     const float step = batch.step_ptr ? *batch.step_ptr : batch.step;
@@ -30,15 +42,17 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
     while (blockIdx.x >= batch.first_block[which + 1]) ++which;
     const AvAdamTensor& t = batch.tensors[which];
     const float b1 = batch.beta1, b2 = batch.beta2, lr = t.lr * correction, lr_tail = t.lr_tail * correction;
+    const bool half = (t.flags & AV_HALF_MOMENTS) != 0;
     const bool two_rates = t.head_columns < t.columns;
     const int64_t total = (t.row_ids ? t.row_count : t.rows) * t.columns;
     const int64_t first = ((int64_t)(blockIdx.x - batch.first_block[which]) * ADAM_THREADS + threadIdx.x) * ADAM_EACH;
     if (first >= total) return;
-    if (!t.row_ids && first + ADAM_EACH <= total) {  // 16 bytes at a time; torch aligns tensors, views may be odd
+    if (!t.row_ids && !half && first + ADAM_EACH <= total) {  // 16 bytes at a time; torch aligns tensors, views may be odd
         const bool aligned = (((uintptr_t)t.param | (uintptr_t)t.grad | (uintptr_t)t.m | (uintptr_t)t.v) & 15) == 0;
         if (aligned) {
-            float4 p = *reinterpret_cast<float4*>(t.param + first), m = *reinterpret_cast<float4*>(t.m + first);
-            float4 v = *reinterpret_cast<float4*>(t.v + first);
+            float4* const kept_m = reinterpret_cast<float4*>(static_cast<float*>(t.m) + first);
+            float4* const kept_v = reinterpret_cast<float4*>(static_cast<float*>(t.v) + first);
+            float4 p = *reinterpret_cast<float4*>(t.param + first), m = *kept_m, v = *kept_v;
             const float4 g = *reinterpret_cast<const float4*>(t.grad + first);
             float rates[4] = {lr, lr, lr, lr};
             if (two_rates) {
@@ -53,8 +67,8 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
             p.z = adam_value(p.z, g.z, m.z, v.z, b1, b2, batch.eps, rates[2], inverse);
             p.w = adam_value(p.w, g.w, m.w, v.w, b1, b2, batch.eps, rates[3], inverse);
             *reinterpret_cast<float4*>(t.param + first) = p;
-            *reinterpret_cast<float4*>(t.m + first) = m;
-            *reinterpret_cast<float4*>(t.v + first) = v;
+            *kept_m = m;
+            *kept_v = v;
             return;
         }
     }
@@ -64,7 +78,11 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
         if ((uint64_t)target >= (uint64_t)t.rows) continue;
         const int64_t at = target * t.columns + column;
         const float rate = column < t.head_columns ? lr : lr_tail;
-        t.param[at] = adam_value(t.param[at], t.grad[i], t.m[at], t.v[at], b1, b2, batch.eps, rate, inverse);
+        const float g = t.grad[t.row_ids && (t.flags & AV_WHOLE_GRAD) ? at : i];
+        float m = moment_at(t.m, at, half), v = moment_at(t.v, at, half);
+        t.param[at] = adam_value(t.param[at], g, m, v, b1, b2, batch.eps, rate, inverse);
+        const unsigned lane = (unsigned)(t.row_ids ? column : i) & 15, turn = lane * AV_ROUND_LANE + (unsigned)(int64_t)step * AV_ROUND_STEP;
+        keep_moment(t.m, at, half, m, 0x8000u), keep_moment(t.v, at, half, v, turn & 0xffffu);
     }
 }
 

@@ -85,6 +85,8 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvCompositeBackward)
     AV_SIZE(AvBlend)
     AV_SIZE(AvPenalty)
+    AV_SIZE(AvCarry)
+    AV_SIZE(AvCarryBackward)
     AV_SIZE(AvSkin)
     AV_SIZE(AvCompose)
     AV_SIZE(AvWindows)

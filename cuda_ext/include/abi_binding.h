@@ -82,12 +82,56 @@ typedef struct AvPenalty {
     int64_t scratch_bytes;
 } AvPenalty;
 
+// blend, then bind with logarithms of scales, and the penalties of both, in one pass over the Gaussians.
+//   cost = AvPenalty's loss of the corrected means, log scales and opacities + size_weight · AvBlend's size
+typedef struct AvCarry {
+    AvLaunch launch;
+    int64_t V;
+    int64_t F;
+    int64_t N;
+    int32_t K;                     // 1..64
+    int32_t sh_bases;
+    float position_weight;
+    float scale_weight;
+    float opacity_weight;
+    float max_scale;
+    float size_weight;
+    int32_t reserved;
+    const float* vertices;         // [V, 3]
+    const int64_t* faces;          // [F, 3]
+    const int64_t* face_ids;       // [N]
+    const float* basis;            // [N, 10, K]
+    const float* weights;          // [K]
+    const float* in[4];            // means [N, 3], quats [N, 4], log scales [N, 3], sh [N, sh_bases, 3]
+    const float* logit_opacities;  // [N], with cost
+    const float* reach;            // [N], with cost
+    float* out[4];                 // in the world: means, quats, scales, sh
+    float* cost;                   // [1], or NULL
+    void* saved;                   // av_carry_scratch(V, F, N, K) bytes; the backward call wants them as the forward call left them
+    int64_t saved_bytes;
+} AvCarry;
+
+typedef struct AvCarryBackward {
+    AvCarry forward;               // as in the forward call, without out and cost
+    const float* v_out[4];
+    const float* v_cost;           // [1], or NULL
+    float* v_vertices;             // [V, 3], or NULL
+    float* v_weights;              // [K]
+    float* v_in[3];                // means, quats, log scales; that of sh is v_out[3]
+    float* v_logit_opacities;      // [N], with v_cost
+    float* v_delta;                // [N, 10], as in AvBlend; NULL with move
+    const struct AvAdam* move;     // one tensor, the basis, with factor = weights: it takes its step in the same pass. grad is not read. Or NULL
+} AvCarryBackward;
+
 int32_t av_bind_forward(const AvBind* args);
 int32_t av_bind_backward(const AvBindBackward* args);
 int64_t av_bind_scratch(int64_t V, int64_t F, int64_t N);
 int32_t av_blend_forward(const AvBlend* args);
 int32_t av_blend_backward(const AvBlend* args);
 int32_t av_penalty(const AvPenalty* args);
+int32_t av_carry_forward(const AvCarry* args);
+int32_t av_carry_backward(const AvCarryBackward* args);
+int64_t av_carry_scratch(int64_t V, int64_t F, int64_t N, int32_t K);
 
 #ifdef __cplusplus
 }

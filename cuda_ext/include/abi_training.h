@@ -46,13 +46,28 @@ typedef struct AvSsimBackward {
     int64_t scratch_bytes;
 } AvSsimBackward;
 
+enum {
+    AV_ADAM_COLUMNS = 640,  // the most columns of a tensor with two learning rates, even above 320; and of one with a factored gradient
+};
+
+typedef enum AvAdamFlags {
+    // m and v are the upper halves of floats (bfloat16). The first moment is rounded to the nearest. The second changes by a thousandth in a
+    // step, less than half a unit of such a number, and would stand still: element i of a row, or of the tensor without row_ids, is rounded
+    // up in step t where its lower half and ((i mod 16)·AV_ROUND_LANE + t·AV_ROUND_STEP) mod 2¹⁶ reach 2¹⁶: over the steps, as often as it
+    // should.
+    AV_HALF_MOMENTS = 1,
+    AV_WHOLE_GRAD = 2,  // grad has all rows also with row_ids
+} AvAdamFlags;
+#define AV_ROUND_LANE 0x1000u
+#define AV_ROUND_STEP 0x79b9u
+
 // One parameter of a fused Adam step (Kingma & Ba 2015). A tensor is seen as rows × columns; columns before
 // `head_columns` move at `lr`, the others at `lr_tail` (SH: the constant term learns faster than the rest).
 typedef struct AvAdamTensor {
     float* param;          // [rows, columns]
-    const float* grad;     // [rows, columns], or [row_count, columns] with row_ids
-    float* m;              // [rows, columns]
-    float* v;              // [rows, columns]
+    const float* grad;     // [rows, columns], or [row_count, columns] with row_ids and without AV_WHOLE_GRAD
+    void* m;               // [rows, columns]
+    void* v;               // [rows, columns]
     int64_t rows;
     int64_t columns;
     int64_t head_columns;
@@ -63,7 +78,8 @@ typedef struct AvAdamTensor {
     // Gradient of rank one per row, never written out: element (r, i) is grad[r, i / factor_size] · factor[i % factor_size], so grad is
     // [rows, columns / factor_size]. NULL: grad is as above. CPU only.
     const float* factor;
-    int64_t factor_size;
+    int64_t factor_size;   // 1..64
+    int64_t flags;         // AvAdamFlags
 } AvAdamTensor;
 
 typedef struct AvAdam {

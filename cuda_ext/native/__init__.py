@@ -1,19 +1,19 @@
 """Calls into the shared libraries: torch allocates, the library fills, autograd connects. No checks here: see ops/."""
 
 from cuda_ext.native.binding import (
-    FACTORS,
     BindFunction,
     BlendFunction,
     PenaltyFunction,
     bind,
     blend,
     penalty,
-    settle_factors,
 )
 from cuda_ext.native.calls import flags, launch_of, pick
+from cuda_ext.native.carry import CarryFunction, Weights, carry
+from cuda_ext.native.factors import attach, factors_of, fits
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
 from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
-from cuda_ext.native.optimizer import adam
+from cuda_ext.native.optimizer import adam, basis_step
 from cuda_ext.native.pictures import DistanceFunction, compose, mean_distance, soft_windows
 from cuda_ext.native.similarity import SsimFunction, l1_and_ssim
 from cuda_ext.native.skin import PackedRig, SkinFunction, skin
@@ -21,21 +21,26 @@ from cuda_ext.native.volumes import composite, march
 
 FUNCTIONS = {
     "skin": SkinFunction, "blend": BlendFunction, "bind": BindFunction, "splat": SplatFunction, "l1_ssim": SsimFunction,
-    "penalty": PenaltyFunction, "coverage": DistanceFunction,
+    "penalty": PenaltyFunction, "carry": CarryFunction, "coverage": DistanceFunction,
 }  # fmt: skip
 """The autograd functions behind the operators of a training step, for those who time them."""
 
 __all__ = [
-    "FACTORS",
     "FUNCTIONS",
     "PackedRig",
+    "Weights",
     "adam",
     "antialias",
+    "attach",
+    "basis_step",
     "bind",
     "blend",
+    "carry",
     "compose",
     "mean_distance",
     "composite",
+    "factors_of",
+    "fits",
     "flags",
     "interpolate",
     "l1_and_ssim",
@@ -46,7 +51,6 @@ __all__ = [
     "project",
     "rasterize",
     "rasterize_mesh",
-    "settle_factors",
     "skin",
     "soft_windows",
     "splat",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from cuda_ext import abi, library
 from cuda_ext.native.calls import Saved, contiguous, launch_of, pointer, workspaces
+from cuda_ext.native.factors import outer_gradient, use_of
 
 
 class BindFunction(torch.autograd.Function):
@@ -69,7 +69,7 @@ class BlendFunction(torch.autograd.Function):
         if with_size:
             workspaces.give(scratch)
         ctx.save_for_backward(*tensors, delta)
-        ctx.lib, ctx.basis = lib, basis
+        ctx.lib, ctx.use = lib, use_of(basis)
         return tuple(out)
 
     @staticmethod
@@ -86,27 +86,8 @@ class BlendFunction(torch.autograd.Function):
         args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
         library.check(ctx.lib, ctx.lib.av_blend_backward(args), "blend backward")
         workspaces.give(scratch)
-        v_basis = None
-        if ctx.needs_input_grad[0]:
-            factors = getattr(ctx.basis, FACTORS, None)
-            if factors is None:
-                v_basis = v_delta[..., None] * weights
-            else:
-                factors.append((v_delta, weights))
+        v_basis = outer_gradient(ctx.use, v_delta, weights) if ctx.needs_input_grad[0] else None
         return v_basis, v_weights, *v_out, None, None
-
-
-FACTORS = "rank_one_gradients"  # attribute of a leaf that collects (v_delta, weights) instead of having its gradient written out
-
-
-def settle_factors(leaf: Tensor, whole: bool) -> None:
-    """Write the collected gradients out into `.grad` unless one native step can take them as they are."""
-    factors = getattr(leaf, FACTORS)
-    if factors and (whole or len(factors) > 1 or leaf.grad is not None or leaf.device.type != "cpu" or leaf[0].numel() > 256):
-        for v_delta, weights in factors:
-            v_leaf = v_delta[..., None] * weights
-            leaf.grad = v_leaf if leaf.grad is None else leaf.grad + v_leaf
-        factors.clear()
 
 
 def _blend_args(tensors) -> abi.AvBlend:

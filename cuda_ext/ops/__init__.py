@@ -8,7 +8,7 @@ of spherical harmonics plus 0.5, clamped below at zero.
 
 from cuda_ext.adam import Adam
 from cuda_ext.library import available
-from cuda_ext.ops.binding import bind, blend, penalty
+from cuda_ext.ops.binding import Penalties, bind, blend, carry, penalty
 from cuda_ext.ops.gaussians import Projected, Rasterized, Splat, SplatStatistics, project, rasterize, splat
 from cuda_ext.ops.meshes import antialias, interpolate, mesh_edges, rasterize_mesh
 from cuda_ext.ops.pictures import compose, mean_distance, soft_windows
@@ -18,6 +18,7 @@ from cuda_ext.ops.volumes import Composited, Samples, composite, march
 
 __all__ = [
     "Composited",
+    "Penalties",
     "Projected",
     "Rasterized",
     "Rig",
@@ -29,6 +30,7 @@ __all__ = [
     "available",
     "bind",
     "blend",
+    "carry",
     "compose",
     "composite",
     "interpolate",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -101,3 +103,86 @@ def penalty(
     if library is None or reach.requires_grad:
         return reference.penalty(means, log_scales, logit_opacities, reach, weights, max_scale)
     return native.penalty(library, means, log_scales, logit_opacities, reach, weights, max_scale)
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Weights of what `carry` counts as cost: those of `penalty`, and of the size of the corrections (`blend` with `with_size`)."""
+
+    position: float = 0.0
+    scale: float = 0.0
+    opacity: float = 0.0
+    max_scale: float = 1.0
+    size: float = 0.0
+
+
+def carry(
+    vertices: Tensor,  # [V, 3]
+    faces: Tensor,  # [F, 3] int64
+    face_ids: Tensor,  # [N] int64
+    basis: Tensor,  # [N, 10, K]
+    weights: Tensor,  # [K]
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4]
+    log_scales: Tensor,  # [N, 3]
+    sh: Tensor,  # [N, S, 3]
+    *,
+    penalties: Penalties | None = None,
+    logit_opacities: Tensor | None = None,  # [N], with penalties
+    reach: Tensor | None = None,  # [N], with penalties
+) -> tuple[Tensor, ...]:
+    """`blend`, then `bind` with log scales: corrected Gaussians in the world, means [N,3], quats [N,4], scales [N,3], sh [N,S,3].
+
+    With `penalties` a fifth result, a scalar: `penalty` of the corrected means, of the scales and opacities, plus `penalties.size` times
+    the size of the corrections. The same as these operators one after the other (and on CUDA it is that); on the CPU each array is read
+    once each way, corrections are not written out, and `Adam.descend` lets a factored basis take its step on the way back. Gradients to
+    all floating-point arguments but `reach`, which must not require one.
+    """
+    V, F, N, K = len(vertices), len(faces), len(face_ids), basis.shape[-1]
+    expect("vertices", vertices, (V, 3))
+    expect("faces", faces, (F, 3), torch.int64)
+    expect("face_ids", face_ids, (N,), torch.int64)
+    expect("basis", basis, (N, 10, K))
+    expect("weights", weights, (K,))
+    expect("means", means, (N, 3))
+    expect("quats", quats, (N, 4))
+    expect("log_scales", log_scales, (N, 3))
+    expect("sh", sh, (N, sh.shape[1], 3))
+    same_device(vertices, faces, face_ids, basis, weights, means, quats, log_scales, sh)
+    tensors = (vertices, faces, face_ids, basis, weights, means, quats, log_scales, sh)
+    floats = [t for t in tensors if t.is_floating_point()]
+    shares = None
+    if penalties is not None:
+        if logit_opacities is None or reach is None:
+            raise ValueError("carry: penalties need logit_opacities and reach")
+        expect("logit_opacities", logit_opacities, (N,))
+        expect("reach", reach, (N,))
+        same_device(vertices, logit_opacities, reach)
+        if reach.requires_grad:
+            raise ValueError("carry: there is no gradient to reach: detach it")
+        floats += [logit_opacities, reach]
+        shares = native.Weights(penalties.position, penalties.scale, penalties.opacity, penalties.max_scale, penalties.size)
+    if torch.compiler.is_compiling():
+        return tuple(torch.ops.avatars.carry(*tensors, logit_opacities, reach, None if shares is None else list(shares)))
+    if vertices.device.type == "cuda":
+        return _carry_in_parts(tensors, penalties, logit_opacities, reach)
+    library = native.pick("av_carry_forward", *floats) if 1 <= K <= 64 and N else None
+    if library is None:
+        return reference.carry(*tensors[:5], tensors[5:], shares, logit_opacities, reach)
+    return native.carry(library, *tensors, shares, logit_opacities, reach)
+
+
+def _carry_in_parts(
+    tensors: tuple[Tensor, ...], penalties: Penalties | None, logit_opacities: Tensor | None, reach: Tensor | None
+) -> tuple[Tensor, ...]:
+    vertices, faces, face_ids, basis, weights, means, quats, log_scales, sh = tensors
+    means, quats, sh, *size = blend(basis, weights, means, quats, sh, with_size=penalties is not None)
+    world = bind(vertices, faces, face_ids, means, quats, log_scales, log_scales=True)
+    if penalties is None:
+        return (*world, sh)
+    assert logit_opacities is not None and reach is not None
+    cost = penalty(
+        means, log_scales, logit_opacities, reach, position_weight=penalties.position, scale_weight=penalties.scale,
+        opacity_weight=penalties.opacity, max_scale=penalties.max_scale,
+    )  # fmt: skip
+    return (*world, sh, cost + penalties.size * size[0] if len(means) else cost)

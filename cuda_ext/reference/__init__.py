@@ -4,7 +4,7 @@ Written to be read beside include/semantics.h, which states the constants and th
 autograd; float64 throughout when the inputs are. Slow: a fallback and a yardstick, nothing else.
 """
 
-from cuda_ext.reference.binding import bind, blend, matrices_to_quats, penalty, quat_multiply, triangle_frames
+from cuda_ext.reference.binding import bind, blend, carry, matrices_to_quats, penalty, quat_multiply, triangle_frames
 from cuda_ext.reference.gaussians import (
     ALPHA_MAX,
     ALPHA_MIN,
@@ -20,7 +20,7 @@ from cuda_ext.reference.gaussians import (
     sh_basis,
 )
 from cuda_ext.reference.meshes import antialias, interpolate, rasterize_mesh
-from cuda_ext.reference.optimizer import adam
+from cuda_ext.reference.optimizer import adam, upper_halves
 from cuda_ext.reference.pictures import compose, mean_distance, soft_windows
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
 from cuda_ext.reference.skin import axis_angle_matrices, skin
@@ -46,6 +46,7 @@ __all__ = [
     "axis_angle_matrices",
     "bind",
     "blend",
+    "carry",
     "compose",
     "mean_distance",
     "composite",
@@ -65,4 +66,5 @@ __all__ = [
     "ssim_map",
     "ssim_window",
     "triangle_frames",
+    "upper_halves",
 ]

@@ -85,3 +85,26 @@ def penalty(
     position = (means.square().sum(-1).add(1e-12).sqrt() - reach).clamp_min(0).sum() / count
     scale = (log_scales.exp() - max_scale * reach.clamp_min(1)[:, None]).clamp_min(0).sum() / (3 * count)
     return weights[0] * position + weights[1] * scale + weights[2] * logit_opacities.sigmoid().sum() / count
+
+
+def carry(
+    vertices: Tensor,
+    faces: Tensor,
+    face_ids: Tensor,
+    basis: Tensor,
+    weights: Tensor,
+    local: tuple[Tensor, Tensor, Tensor, Tensor],
+    penalties: tuple[float, float, float, float, float] | None = None,
+    logit_opacities: Tensor | None = None,
+    reach: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """`blend`, `bind` with log scales, and the cost of `ops.carry`; `local`: means, quats, log scales, sh."""
+    means, quats, log_scales, sh = local
+    *corrected, size = blend(basis, weights, means, quats, sh, with_size=True)
+    world = bind(vertices, faces, face_ids, corrected[0], corrected[1], log_scales, log_scales=True)
+    if penalties is None:
+        return (*world, corrected[2])
+    assert logit_opacities is not None and reach is not None
+    *shares, max_scale, size_weight = penalties
+    cost = penalty(corrected[0], log_scales, logit_opacities, reach, (shares[0], shares[1], shares[2]), max_scale)
+    return (*world, corrected[2], cost + (size_weight * size if len(means) else 0))

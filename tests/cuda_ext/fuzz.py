@@ -50,7 +50,7 @@ def splat_once(dice: random.Random) -> None:
 
 
 def others_once(dice: random.Random) -> None:
-    """bind, l1_ssim, Adam, blend, penalty, meshes."""
+    """bind, l1_ssim, Adam, blend, carry, penalty, meshes."""
     V, F, n = dice.choice((3, 50)), dice.choice((1, 15, 100)), dice.choice((0, 1, 33, 500))
     vertices, faces = poisoned(torch.randn(V, 3), dice), torch.randint(V, (F, 3))
     local = [poisoned(torch.randn(n, k), dice).requires_grad_() for k in (3, 4, 3)]
@@ -72,6 +72,7 @@ def others_once(dice: random.Random) -> None:
             optimizer.zero_grad()
             basis.grad = poisoned(torch.randn(n, 10, K), dice)
             optimizer.step(torch.unique(torch.randint(n, (5,))))
+    carry_once(vertices.detach(), faces, n, dice)
     raw = [poisoned(torch.randn(n, 3), dice), poisoned(torch.randn(n, 3), dice), poisoned(torch.randn(n), dice)]
     if n:
         penalty = {"position_weight": 1.0, "scale_weight": 1.0, "opacity_weight": 1.0, "max_scale": 0.5}
@@ -84,6 +85,22 @@ def others_once(dice: random.Random) -> None:
     painted = ops.interpolate(posed.detach() if dice.random() < 0.5 else torch.rand(V, 5), faces, ids, barycentrics)
     smooth = ops.antialias(painted, depth.detach(), posed, ops.mesh_edges(faces), Ks, cull_back=cull)
     (smooth.sum() + depth.sum()).backward()
+
+
+def carry_once(vertices: torch.Tensor, faces: torch.Tensor, n: int, dice: random.Random) -> None:
+    """carry, and the basis moving within its backward pass."""
+    K, bases = dice.choice((1, 7, 12, 20, 64)), dice.choice((1, 4, 9, 16))
+    local = [poisoned(torch.randn(n, *s), dice).requires_grad_() for s in ((3,), (4,), (3,), (bases, 3), ())]
+    basis, weights = poisoned(torch.randn(n, 10, K), dice).requires_grad_(), torch.randn(K).requires_grad_()
+    penalties = ops.Penalties(1.0, 1.0, 1.0, 0.5, 1.0) if dice.random() < 0.5 else None
+    options = {} if penalties is None else {"logit_opacities": local[4], "reach": torch.ones(n)}
+    mesh = vertices.requires_grad_(dice.random() < 0.5), faces, torch.randint(len(faces), (n,))
+    out = ops.carry(*mesh, basis, weights, *local[:4], penalties=penalties, **options)
+    optimizer = ops.Adam(
+        {"basis": basis}, {"basis": 1e-3}, heads={"basis": 3 * K}, tails={"basis": 1e-4}, factored=("basis",) if dice.random() < 0.7 else (),
+        halves=("basis",) if dice.random() < 0.5 else (),
+    )  # fmt: skip
+    optimizer.descend(sum(t.sum() for t in out))
 
 
 def skin_once(dice: random.Random) -> None:

@@ -81,6 +81,19 @@ def _composite(densities, colors, starts, backgrounds, offsets) -> list[Tensor]:
     return [out.color, out.alpha, out.depth, out.weights]
 
 
+def _carry_scene() -> list[Tensor]:
+    vertices, faces = head_like_mesh(6, 8)
+    shapes = ((30, 10, 5), (5,), (30, 3), (30, 4), (30, 3), (30, 4, 3), (30,))
+    return [vertices, *(torch.randn(s) for s in shapes), faces, torch.arange(30) % len(faces), torch.ones(30)]
+
+
+def _carry(*t) -> list[Tensor]:
+    floats, logits, (faces, face_ids, reach) = t[:7], t[7], t[8:]
+    plain = ops.carry(floats[0], faces, face_ids, *floats[1:])
+    costly = ops.carry(floats[0], faces, face_ids, *floats[1:], penalties=ops.Penalties(0.3, 0.2, 0.1, 0.5, 1.0), logit_opacities=logits, reach=reach)
+    return [*plain, *costly]
+
+
 _WEIGHTS = {"position_weight": 0.3, "scale_weight": 0.2, "opacity_weight": 0.1, "max_scale": 0.5}
 _GRID = HashGrid.build(levels=3, log2_size=8, base=4)
 
@@ -89,6 +102,7 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
     "project": (_project, _scene, 7),
     "rasterize": (_rasterize, _projected, 5),
     "penalty": (lambda *t: [ops.penalty(*t, **_WEIGHTS)], lambda: [torch.randn(9, 3), torch.randn(9, 3), torch.randn(9), torch.ones(9)], 3),
+    "carry": (_carry, _carry_scene, 8),
     "ssim": (lambda a, b, w: [ops.ssim(a, b, weights=w)], _images, 1),
     "l1_ssim": (lambda a, b, w: [ops.l1_ssim(a, b, valid=True)], _images, 1),
     "rasterize_mesh": (_mesh_image, _mesh, 2),

@@ -311,6 +311,34 @@ def test_adam_matches_the_reference(backend, sparse):
             close(actual, right, 1e-6, "adam")
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_adam_keeps_halves_of_moments_as_the_reference_does(backend, sparse):
+    library, device = backend
+    g = torch.Generator().manual_seed(1)
+    rows = torch.tensor([3, 20, 7], dtype=torch.int64) if sparse else None
+    p, m, v, grad = torch.randn(21, 20, generator=g), torch.randn(21, 20, generator=g), torch.rand(21, 20, generator=g), torch.randn(21, 20, generator=g)
+    # an even number of columns: the emulation looks for races by four bytes
+    moments = [m.bfloat16().to(device), v.bfloat16().to(device)]
+    twin = ops.Adam({"p": p.clone()}, {"p": 1e-2}, halves=("p",))
+    twin.m["p"].copy_(moments[0]), twin.v["p"].copy_(moments[1])
+    twin.step_count, twin.params["p"].grad = 41, grad
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setenv("AVATARS_KERNELS", "reference")
+        twin.step(rows)
+    moving, ids = to(device, p, grad), None if rows is None else rows.to(device)
+    tensor = abi.AvAdamTensor(
+        pointer(moving[0]), pointer(moving[1]), *(pointer(t) for t in moments), 21, 20, 20, pointer(ids), 0 if rows is None else len(rows),
+        1e-2, 1e-2, None, 0, abi.HALF_MOMENTS | abi.WHOLE_GRAD,
+    )  # fmt: skip
+    array = (abi.AvAdamTensor * 1)(tensor)
+    check(library, library.av_adam(abi.AvAdam(launch_of(device), array, 1, 0.9, 0.999, 1e-15, 42.0, None)))
+    close(moving[0], twin.params["p"], 1e-5, "p")
+    for mine, theirs in zip(moments, (twin.m["p"], twin.v["p"]), strict=True):  # a sum that rounds differently may end a unit apart
+        assert (mine.cpu() == theirs).float().mean() > 0.97
+        close(mine, theirs.float(), 2e-3, "moment")
+
+
 @pytest.mark.parametrize("log_scales", [False, True])
 def test_bind_matches_the_reference(backend, log_scales):
     library, device = backend
