@@ -17,6 +17,7 @@ import numpy as np
 
 from viewer.cameras import Orbit, canvas_size, nearest, orbit, orbit_of, overview, view_matrix
 from viewer.desk import Desk
+from viewer.eye import Eye
 from viewer.follow import Follower
 from viewer.gaze import Gaze
 from viewer.governor import Governor
@@ -33,8 +34,6 @@ MOST_FPS = 30.0
 MARGIN = 0.05  # beyond the recordings by this much is still familiar
 MOST_PIXELS = 1_600_000
 FLICKER_SECONDS = 0.5
-ARRIVED = 2e-3  # largest difference of view matrices that are the same to the eye
-ARRIVAL_SECONDS = 2.5  # a browser may take this long to carry out a camera movement
 
 
 class Display(Protocol):
@@ -84,13 +83,7 @@ class Session:
         self.error: str | None = None
         self.fps = 0.0  # pictures a second that were delivered lately
         self.version = 0  # counts changes that panels show
-        self._place_camera = place_camera
-        self._canvas: tuple[int, int] | None = None
-        self._viewmat = np.eye(4)
-        self._fov = 0.4
-        self._reported = np.eye(4)  # where the browser last said that its camera is
-        self._expected: np.ndarray | None = None  # where the camera was told to go
-        self._expected_since = 0.0
+        self.eye = Eye(place_camera, clock)
         self._wish: Request | None = None
         self._changed_at = clock()
         self._shown: tuple[Request, bool] | None = None  # the last wish that was shown, and whether exactly
@@ -105,21 +98,10 @@ class Session:
         if not np.isfinite([*wxyz, *position, fov]).all() or not 0 < fov < math.pi or not np.any(wxyz):
             return
         with self.lock:
-            viewmat = view_matrix(wxyz, position)
-            self._reported = viewmat
-            if self._expected is not None:
-                # The browser reports its way to where we sent it; only a later move is the user's own.
-                close = np.abs(viewmat - self._expected).max() < ARRIVED
-                if not close and self.clock() - self._expected_since < ARRIVAL_SECONDS:
-                    self.loop.wake()
-                    return
-                if close:
-                    self._expected_since = -math.inf
-                elif self.camera is not None:
-                    self.camera, self._expected = None, None
-                    self._leave_truth()
-                    self.version += 1
-            self._viewmat, self._fov = viewmat, fov
+            if self.eye.report(view_matrix(wxyz, position), fov) and self.camera is not None:
+                self.camera = None
+                self._leave_truth()
+                self.version += 1
         self.loop.wake()
 
     def resized(self, width: int, height: int) -> None:
@@ -127,8 +109,8 @@ class Session:
         if not 1 <= width <= 20_000 or not 1 <= height <= 20_000:
             raise ValueError(f"a canvas of {width} × {height} pixels")
         with self.lock:
-            before, first = self.aspect, self._canvas is None
-            self._canvas = (width, height)
+            before, first = self.aspect, self.eye.canvas is None
+            self.eye.canvas = (width, height)
             refit = first or abs(self.aspect / before - 1) > 0.01
         if refit and self.camera is not None:
             self.look_through(self.camera)
@@ -182,7 +164,8 @@ class Session:
         """See through a camera of the capture; None: stay and orbit freely."""
         with self.lock:
             if camera is None:
-                self.camera, self._expected = None, None
+                self.camera = None
+                self.eye.release()
                 self._leave_truth()
             elif camera not in self.stage.camera_names:
                 raise ValueError(f"no camera {camera!r}")
@@ -209,7 +192,7 @@ class Session:
             raise ValueError("There is nothing to compare with: open the avatar together with its tracked capture.")
         with self.lock:
             if mode != MODES[0] and self.camera is None and self.against == TRUTH:
-                position = -self._viewmat[:3, :3].T @ self._viewmat[:3, 3]
+                position = -self.eye.viewmat[:3, :3].T @ self.eye.viewmat[:3, 3]
                 views = [np.asarray(self.stage.view(n, self.aspect)[0]).reshape(4, 4) for n in self.stage.camera_names]
                 centres = np.stack([-v[:3, :3].T @ v[:3, 3] for v in views])
                 at = nearest(position, centres, np.asarray(self.stage.place.centre))
@@ -253,7 +236,7 @@ class Session:
         """The camera that is looked through."""
         with self.lock:
             if self.camera is None:
-                return View(self._viewmat.copy(), self._fov)
+                return View(self.eye.viewmat.copy(), self.eye.fov)
             viewmat, fov = self.stage.view(self.camera, self.aspect)
             return View(np.asarray(viewmat).reshape(4, 4), fov)
 
@@ -296,7 +279,7 @@ class Session:
         """Go on where another session was: time, mode, face, camera, all that a person has set."""
         with old.lock:
             transport, held, camera = old.transport, dict(old.desk.held), old.camera
-            place = orbit_of(old._viewmat, old._fov, self.stage.place)
+            place = orbit_of(old.eye.viewmat, old.eye.fov, self.stage.place)
             kept = {n: getattr(old, n) for n in ("mode", "layer", "against", "wipe", "gain", "lines", "background", "head", "gaze", "keys", "subject", "region", "follow", "still", "most_scale")}
             bounds, frame, speed, loop = transport.bounds, transport.time, transport.speed, transport.loop
         with self.lock:
@@ -344,7 +327,7 @@ class Session:
     def wants(self, now: float) -> float:
         """See `viewer.loop.Client`."""
         with self.lock:
-            if self._canvas is None or not self.visible:
+            if self.eye.canvas is None or not self.visible:
                 return NEVER
             wish = self._current(now)
             if wish != self._wish:
@@ -370,7 +353,7 @@ class Session:
             exact = not self._moving(now)
             self._taken, self._taken_at = (wish, exact), now
             scale = self.most_scale if exact else min(self.governor.scale, self.most_scale)
-            width, height = canvas_size(*(self._canvas or (16, 16)), scale, MOST_PIXELS)
+            width, height = canvas_size(*(self.eye.canvas or (16, 16)), scale, MOST_PIXELS)
             return replace(wish, width=width, height=height)
 
     def show(self, request: Request, picture: np.ndarray | Splats, seconds: float) -> None:
@@ -393,8 +376,8 @@ class Session:
             if self.error is not None:
                 self.error = None
                 self.version += 1
-            if not exact and self._canvas is not None and not request.splats:
-                self.governor.drew(seconds + now - started, request.width / self._canvas[0])
+            if not exact and self.eye.canvas is not None and not request.splats:
+                self.governor.drew(seconds + now - started, request.width / self.eye.canvas[0])
             self._delivered = [t for t in self._delivered if now - t < 1.5] + [now]
             self.fps = (len(self._delivered) - 1) / max(now - self._delivered[0], 1e-3) if len(self._delivered) > 2 else 0.0
 
@@ -434,13 +417,13 @@ class Session:
         mode = self.mode
         if mode == "Flicker":
             mode = MODES[int(now / FLICKER_SECONDS) % 2]
-        width, height = self._canvas or (16, 16)
+        width, height = self.eye.canvas or (16, 16)
         target = self.gaze.target(self.stage.place, self.view_now().viewmat)
         held = Controls(tuple(sorted(self.desk.held.items())), self.head, self.gaze.angles, self.follow, live, target, self.still)
         if self.in_browser and not draw:  # whose camera is its own affair
             return Request(16, 16, (0.0,) * 16, 0.4, position, held, subject=self.subject, background=self.background, splats=True)
         # Through a camera of the capture, what the browser reports about its own camera does not matter.
-        viewmat, fov = (np.eye(4), 0.4) if self.camera is not None else (self._viewmat, self._fov)
+        viewmat, fov = (np.eye(4), 0.4) if self.camera is not None else (self.eye.viewmat, self.eye.fov)
         return Request(
             width=width, height=height, viewmat=tuple(float(v) for v in viewmat.ravel()), fov=float(fov),
             time=position, camera=self.camera, mode=mode, subject=self.subject, against=self.against, layer=self.layer, wipe=self.wipe, gain=self.gain,
@@ -462,19 +445,9 @@ class Session:
     @property
     def aspect(self) -> float:
         """Width over height of the canvas."""
-        return self._canvas[0] / self._canvas[1] if self._canvas else 16 / 9
+        return self.eye.aspect
 
     def _send_camera(self, target: Orbit) -> None:
-        z = (target.look_at - target.position) / np.linalg.norm(target.look_at - target.position)
-        x = np.cross(z, target.up)
-        x /= np.linalg.norm(x)
-        R = np.stack([x, np.cross(z, x), z])
-        matrix = np.eye(4)
-        matrix[:3, :3], matrix[:3, 3] = R, -R @ target.position
-        # A camera that is there already will not report its arrival.
-        there = np.abs(matrix - self._reported).max() < ARRIVED
-        self._expected, self._expected_since = matrix, -math.inf if there else self.clock()
-        self._viewmat, self._fov = matrix, target.fov
+        self.eye.send(target)
         self.version += 1
-        self._place_camera(target)
         self.loop.wake()

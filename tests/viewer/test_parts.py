@@ -366,7 +366,7 @@ def test_nonsense_from_the_browser_changes_nothing() -> None:
 def test_a_new_shape_of_the_canvas_fits_the_picture_of_the_camera_again() -> None:
     session, clock, _ = make_session()
     placed = []
-    session._place_camera = placed.append
+    session.eye.place = placed.append
     session.look_through("front <1>")
     session.resized(200, 400)
     assert len(placed) == 2 and placed[1].fov > placed[0].fov
