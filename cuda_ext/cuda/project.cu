@@ -85,6 +85,8 @@ __device__ inline View view_of(const AvScene& s, const Gaussian& g, const Camera
     return w;
 }
 
+__device__ inline bool sane_color(float3 c) { return fmaxf(fmaxf(fabsf(c.x), fabsf(c.y)), fabsf(c.z)) < AV_COLOR_MAX && finite_(c.x + c.y + c.z); }
+
 // Colour before the clamp; NaN when a coefficient is not finite.
 template <int DEGREE>
 __device__ inline float3 color_of(const float* sh, const Camera& cam, const Gaussian& g) {
@@ -138,7 +140,7 @@ __global__ void __launch_bounds__(THREADS)
             float sh[3 * (DEGREE + 1) * (DEGREE + 1)];
             load_sh<DEGREE>(s, n, sh);
             const float3 color = color_of<DEGREE>(sh, cam, g);
-            if (finite_(color.x + color.y + color.z)) {
+            if (sane_color(color)) {
                 visible = true;
                 const Ellipse w = ellipse_of_cov(p.b, p.c, p.det);
                 record.a = make_float4(p.u, p.v, __uint_as_float(pack_low(p.u_low, p.v_low)), log2f(p.opacity));
@@ -193,7 +195,7 @@ __global__ void __launch_bounds__(THREADS) project_forward_kernel(AvScene s, AvP
         float sh[3 * (DEGREE + 1) * (DEGREE + 1)];
         load_sh<DEGREE>(s, n, sh);
         color = color_of<DEGREE>(sh, cam, g);
-        p.visible = finite_(color.x + color.y + color.z);
+        p.visible = sane_color(color);
     }
     const bool v = p.visible;
     out.means2d[2 * at] = v ? p.u : 0.0f, out.means2d[2 * at + 1] = v ? p.v : 0.0f;

@@ -155,15 +155,16 @@ def test_poison_is_dropped(backend):
     scene["means"][6, 2] = -5.0  # behind the camera
     scene["opacities"][7] = 0.0
     scene["scales"][8] = 1e30
-    keep = slice(9, None)
+    scene["sh"][9, 0, 2] = 1e33  # finite, but no image could hold it
+    keep = slice(10, None)
     call = SplatCall(library, dict(zip(scene, to(device, *scene.values()), strict=True)), 32, 32).forward()
-    assert bool((call.radii[:, :9] == 0).all()) and bool(call.color.isfinite().all())
+    assert bool((call.radii[:, :10] == 0).all()) and bool(call.color.isfinite().all())
     rest = {k: v if k in ("viewmats", "Ks") else v[keep].contiguous() for k, v in clean.items()}
     expected = SplatCall(library, dict(zip(rest, to(device, *rest.values()), strict=True)), 32, 32).forward()
     assert torch.equal(call.color, expected.color)
     gradients = call.backward(torch.ones_like(call.color))
     assert all(bool(v.isfinite().all()) for v in gradients.values())
-    assert all(bool((gradients[k][:9] == 0).all()) for k in ("means", "quats", "scales", "opacities", "sh"))
+    assert all(bool((gradients[k][:10] == 0).all()) for k in ("means", "quats", "scales", "opacities", "sh"))
 
 
 def test_nothing_to_draw(backend):
