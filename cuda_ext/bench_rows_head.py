@@ -11,9 +11,9 @@ from cuda_ext.bench_scenes import head_like_mesh, head_rig
 from cuda_ext.bench_times import Row, measure, relative
 
 
-def gate() -> dict[str, float | bool]:
+def gate(device: str = "cpu") -> dict[str, float | bool]:
     """The gradients to codes and joints against float64."""
-    rig, pose = head_rig(500), [torch.rand(1, *shape) for shape in ((52,), (5, 3), (3,), (3,))]
+    rig, pose = head_rig(500, device=device), [torch.rand(1, *shape, device=device) for shape in ((52,), (5, 3), (3,), (3,))]
     ends = [[t.detach().to(dtype).clone().requires_grad_() for t in pose] for dtype in (torch.float32, torch.float64)]
     for leaves in ends:
         ops.skin(rig, *leaves).square().sum().backward()

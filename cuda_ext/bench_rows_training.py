@@ -8,9 +8,9 @@ from cuda_ext import ops, reference
 from cuda_ext.bench_times import Row, measure, relative
 
 
-def gate() -> dict[str, float | bool]:
+def gate(device: str = "cpu") -> dict[str, float | bool]:
     """The loss's gradient against float64."""
-    a, b = torch.rand(1, 64, 64, 3), torch.rand(1, 64, 64, 3)
+    a, b = torch.rand(1, 64, 64, 3, device=device), torch.rand(1, 64, 64, 3, device=device)
     x, y = a.clone().requires_grad_(), a.double().requires_grad_()
     ops.l1_ssim(x, b).sum().backward()
     ops.l1_ssim(y, b.double()).sum().backward()

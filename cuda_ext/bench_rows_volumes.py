@@ -12,14 +12,14 @@ from cuda_ext.bench_scenes import head_field, ray_positions
 from cuda_ext.bench_times import Row, measure, relative
 
 
-def gate() -> dict[str, float | bool]:
+def gate(device: str = "cpu") -> dict[str, float | bool]:
     """The share of samples that float64 does not find, pixels, and gradients to densities and colours."""
-    field = head_field(24)
+    field = head_field(24).to(device=device)
     samples, exact = field.march(ops.march), field.to(torch.float64).march(ops.march)
     odd = (samples.offsets.diff() - exact.offsets.diff()).abs().sum()
     g = torch.Generator().manual_seed(0)
-    densities, colors = 40 * torch.rand(len(samples.starts), generator=g), torch.rand(len(samples.starts), 3, generator=g)
-    upstream, results = torch.randn(len(field.origins), 3, generator=g), []
+    densities, colors = ((k * torch.rand(len(samples.starts), k, generator=g)).to(device) for k in (1, 3))
+    densities, upstream, results = 40 * densities[:, 0], torch.randn(len(field.origins), 3, generator=g).to(device), []
     for dtype in (torch.float32, torch.float64):
         given = ops.Samples(samples.offsets, samples.ray_ids, samples.starts.to(dtype), samples.ends.to(dtype))
         leaves = [t.to(dtype).requires_grad_() for t in (densities, colors)]

@@ -132,13 +132,14 @@ def head_field(size: int) -> Field:
     return Field(torch.tensor([0.0, 0.0, -1.0]).repeat(len(directions), 1), directions, (reach > 0.85) & (reach < 1.25), box)
 
 
-def head_rig(V: int = 7500, E: int = 52, J: int = 5) -> Rig:
+def head_rig(V: int = 7500, E: int = 52, J: int = 5, device: torch.device | str = "cpu") -> Rig:
     """A head's numbers, if not its looks: each expression moves a seventh of the vertices, in runs."""
     g = torch.Generator().manual_seed(0)
     moves = torch.rand(E, V // 50, generator=g).repeat_interleave(50, 1)[..., None] > 6 / 7
     weights = torch.softmax(4 * torch.randn(V, J + 1, generator=g), 1)
     turns = 0.2 * torch.randn(E, J, 3, generator=g)
-    return Rig(torch.randn(V, 3, generator=g), torch.zeros(J, 3), 0.01 * torch.randn(E, V, 3, generator=g) * moves, turns, weights, (-1, 0, 1, 1, 1))
+    tensors = [torch.randn(V, 3, generator=g), torch.zeros(J, 3), 0.01 * torch.randn(E, V, 3, generator=g) * moves, turns, weights]
+    return Rig(*(t.to(device) for t in tensors), (-1, 0, 1, 1, 1))
 
 
 def ray_positions(rays: int, samples: int, seed: int = 0) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from cuda_ext import bench, bench_machine, bench_rows_meshes, bench_rows_volumes, hash_grid
+from cuda_ext import bench, bench_cuda, bench_cuda_page, bench_cuda_times, bench_machine, bench_rows_meshes, bench_rows_volumes, hash_grid
 from cuda_ext.bench_scenes import ray_positions
 
 
@@ -51,3 +51,25 @@ def test_a_child_measures_the_instruction_set_that_it_was_asked_for():
     finally:
         child.close()
     assert child.process.returncode == 0
+
+
+def test_every_row_of_the_cuda_bench_runs():
+    report = bench_cuda.rehearse().figures
+    assert len(report["rows"]) > 25 and all(row["latency"] > 0 for row in report["rows"])
+    page = bench_cuda_page.markdown(report)
+    assert "Failed" not in page and all(f"| {row['what']} | {row['who']} |" in page for row in report["rows"])
+
+
+def test_a_row_that_fails_on_a_gpu_stops_no_other(tmp_path, monkeypatch, capsys):
+    times = {"stream": 1.0, "latency": 3.0, "kernels": None, "by_kernel": {}, "graph": None}
+    monkeypatch.setattr(bench_cuda_times, "measure", lambda call, graph: times | {"stream": call()})
+    report = bench_cuda_times.Report({"card": "X", "torch": "2", "cuda": "13"}, tmp_path / "bench.json")
+    report.note("gate", {"color": 1e-6})
+    report.add("a", "ours", lambda: lambda: 2.0)
+    report.add("a", "torch", lambda: lambda: 5.0)
+    report.add("b", "ours", lambda: lambda: 1 / 0)
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert [row.get("error", "") for row in kept["rows"]] == ["", "", "ZeroDivisionError: division by zero"]
+    page = bench_cuda_page.markdown(kept)
+    assert "| a |  | 2.5× |  | 1.0× |" in page and "- b, ours: ZeroDivisionError" in page
+    assert "failed" in capsys.readouterr().out
