@@ -7,7 +7,16 @@ import json
 import pytest
 import torch
 
-from cuda_ext import bench, bench_cuda, bench_cuda_page, bench_cuda_times, bench_machine, bench_rows_meshes, bench_rows_volumes, hash_grid
+from cuda_ext import (
+    bench,
+    bench_cuda,
+    bench_cuda_page,
+    bench_cuda_times,
+    bench_machine,
+    bench_rows_meshes,
+    bench_rows_volumes,
+    hash_grid,
+)
 from cuda_ext.bench_scenes import ray_positions
 
 
