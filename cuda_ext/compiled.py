@@ -146,6 +146,11 @@ def _hash_encode(positions, table, scales, resolutions, offsets) -> list[Tensor]
     return [hash_grid.hash_encode(grid, positions, table)]
 
 
+def _hash_encode_blended(positions, tables, weights, scales, resolutions, offsets) -> list[Tensor]:
+    grid = hash_grid.HashGrid(tuple(scales), tuple(resolutions), tuple(offsets), tables.shape[2])
+    return [hash_grid.hash_encode_blended(grid, positions, tables, weights)]
+
+
 def _skin(rest, joints, shapes, turns, skin_weights, pose_shapes, expression, angles, rotation, translation, parents, scale) -> list[Tensor]:
     rig = ops.Rig(rest, joints, shapes, turns, skin_weights, tuple(parents), scale, pose_shapes)
     return [ops.skin(rig, expression, angles, rotation, translation)]
@@ -244,6 +249,13 @@ _define(
     _hash_encode,
     lambda positions, table, scales, *_: [table.new_empty(positions.shape[0], len(scales) * table.shape[1])],
     (0, 1),
+)
+_define(
+    "hash_encode_blended",
+    "Tensor positions, Tensor tables, Tensor weights, float[] scales, int[] resolutions, int[] offsets",
+    _hash_encode_blended,
+    lambda positions, tables, weights, scales, *_: [tables.new_empty(positions.shape[0], len(scales) * tables.shape[2])],
+    (0, 1, 2),
 )
 _define(
     "compose",

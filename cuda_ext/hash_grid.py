@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cuda_ext import library, native
+from cuda_ext import abi, native
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class HashGrid:
 
     def init(self, device: torch.device | str = "cpu") -> Tensor:
         """A fresh table [rows, features], uniform in ±1e-4."""
-        return torch.empty(self.rows, self.features, device=device).uniform_(-1e-4, 1e-4)
+        return native.empty((self.rows, self.features), torch.empty(0, device=device)).uniform_(-1e-4, 1e-4)
 
 
 def _float32(value: float) -> float:
@@ -66,38 +66,56 @@ def hash_encode(
     table: Tensor,  # [rows, features]
 ) -> Tensor:
     """Features [N, levels · features]; gradients to the table and, inside the cube, to the positions."""
-    if positions.dim() != 2 or positions.shape[1] != 3:
-        raise ValueError(f"positions must be [N,3], got {list(positions.shape)}")
     if tuple(table.shape) != (grid.rows, grid.features):
         raise ValueError(f"table must be [{grid.rows}, {grid.features}], got {list(table.shape)}")
-    if positions.device != table.device:
-        raise ValueError(f"all tensors must be on one device, got {positions.device} and {table.device}")
+    _check(positions, table)
     if torch.compiler.is_compiling():
         return torch.ops.avatars.hash_encode(positions, table, grid.scales, grid.resolutions, grid.offsets)[0]
-    lib = native.pick("av_hash_forward", positions, table)
-    if lib is None:
-        return _reference(grid, positions, table)
-    return _HashFunction.apply(positions, table, grid, lib)
+    lib = native.pick("av_hash_encode", positions, table)
+    return _reference(grid, positions, table) if lib is None else native.hash_encode(lib, grid, positions, table)
 
 
 def blend_tables(tables: Tensor, weights: Tensor) -> Tensor:
-    """An ensemble of tables [H, rows, features] and weights [H] → one table, once per frame (Kirschstein et al. 2023, NeRSemble)."""
-    if tables.dim() != 3 or tuple(weights.shape) != (len(tables),):
-        raise ValueError(f"tables must be [H, rows, features] and weights [H], got {list(tables.shape)} and {list(weights.shape)}")
-    return torch.tensordot(weights, tables, 1)
+    """An ensemble of tables [rows, H, features] and weights [H] → one table, once per frame (Kirschstein et al. 2023, NeRSemble)."""
+    if tables.dim() != 3 or tuple(weights.shape) != (tables.shape[1],):
+        raise ValueError(f"tables must be [rows, H, features] and weights [H], got {list(tables.shape)} and {list(weights.shape)}")
+    return torch.einsum("rhf,h->rf", tables, weights)
 
 
 def hash_encode_blended(
     grid: HashGrid,
-    positions: Tensor,  # [N, 3]
-    tables: Tensor,  # [H, rows, features]
+    positions: Tensor,  # [N, 3] in 0..1, clamped to it
+    tables: Tensor,  # [rows, H, features]: the heads side by side, so that a corner is one run of memory
     weights: Tensor,  # [N, H]
 ) -> Tensor:
-    """Σ_h weights[:, h] · encoding by table h: [N, levels · features]. With one set of weights a frame, `blend_tables` costs less."""
-    if tables.dim() != 3 or tuple(weights.shape) != (len(positions), len(tables)):
-        raise ValueError(f"weights must be [{len(positions)}, {len(tables)}], got {list(weights.shape)}")
-    parts = [weights[:, h, None] * hash_encode(grid, positions, table) for h, table in enumerate(tables)]
-    return torch.stack(parts).sum(0)
+    """Σ_h weights[:, h] · encoding by tables[:, h]: [N, levels · features] (Kirschstein et al. 2023, NeRSemble, eq. 5).
+
+    Gradients to all three. H up to 64. With one set of weights for many positions, `blend_tables` first may cost less.
+    """
+    if tables.dim() != 3 or (len(tables), tables.shape[2]) != (grid.rows, grid.features) or not 1 <= tables.shape[1] <= abi.HASH_HEADS:
+        raise ValueError(f"tables must be [{grid.rows}, H ≤ {abi.HASH_HEADS}, {grid.features}], got {list(tables.shape)}")
+    _check(positions, tables, weights)
+    if tuple(weights.shape) != (len(positions), tables.shape[1]):
+        raise ValueError(f"weights must be [{len(positions)}, {tables.shape[1]}], got {list(weights.shape)}")
+    if torch.compiler.is_compiling():
+        return torch.ops.avatars.hash_encode_blended(positions, tables, weights, grid.scales, grid.resolutions, grid.offsets)[0]
+    lib = native.pick("av_hash_encode", positions, tables, weights)
+    if lib is None:
+        return _reference_blended(grid, positions, tables, weights)
+    return native.hash_encode(lib, grid, positions, tables, weights)
+
+
+def _check(positions: Tensor, *others: Tensor) -> None:
+    if positions.dim() != 2 or positions.shape[1] != 3:
+        raise ValueError(f"positions must be [N,3], got {list(positions.shape)}")
+    for other in others:
+        if positions.device != other.device:
+            raise ValueError(f"all tensors must be on one device, got {positions.device} and {other.device}")
+
+
+def _reference_blended(grid: HashGrid, positions: Tensor, tables: Tensor, weights: Tensor) -> Tensor:
+    """Head by head."""
+    return torch.stack([weights[:, h, None] * _reference(grid, positions, tables[:, h]) for h in range(tables.shape[1])]).sum(0)
 
 
 def _reference(grid: HashGrid, positions: Tensor, table: Tensor) -> Tensor:
@@ -121,41 +139,3 @@ def _reference(grid: HashGrid, positions: Tensor, table: Tensor) -> Tensor:
             total = total + weight * table[grid.offsets[level] + index % rows]
         encoded.append(total)
     return torch.cat(encoded, -1)
-
-
-class _HashFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, positions, table, grid, lib):
-        positions, table = positions.detach().contiguous(), table.detach().contiguous()
-        out = table.new_empty(len(positions), grid.channels)
-        status = lib.av_hash_forward(*_arguments(grid, positions), positions.data_ptr(), table.data_ptr(), out.data_ptr())
-        library.check(lib, status, "hash_encode")
-        ctx.save_for_backward(positions, table)
-        ctx.grid, ctx.lib = grid, lib
-        return out
-
-    @staticmethod
-    def backward(ctx, v_out):
-        positions, table = ctx.saved_tensors
-        v_out = v_out.contiguous()
-        v_positions = torch.empty_like(positions) if ctx.needs_input_grad[0] else None
-        v_table = torch.empty_like(table) if ctx.needs_input_grad[1] else None
-        status = ctx.lib.av_hash_backward(
-            *_arguments(ctx.grid, positions), positions.data_ptr(), table.data_ptr(), v_out.data_ptr(),
-            None if v_table is None else v_table.data_ptr(), None if v_positions is None else v_positions.data_ptr(),
-        )  # fmt: skip
-        library.check(ctx.lib, status, "hash_encode backward")
-        return v_positions, v_table, None, None
-
-
-def _arguments(grid: HashGrid, positions: Tensor) -> tuple:
-    """What both calls begin with; the arrays live as long as the tuple."""
-    return (
-        native.launch_of(positions.device),
-        len(positions),
-        grid.levels,
-        grid.features,
-        (ctypes.c_float * grid.levels)(*grid.scales),
-        (ctypes.c_int32 * grid.levels)(*grid.resolutions),
-        (ctypes.c_int64 * (grid.levels + 1))(*grid.offsets),
-    )

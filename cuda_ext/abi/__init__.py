@@ -31,6 +31,7 @@ from cuda_ext.abi.gaussians import (
     AvSplatBackward,
     AvSplatForward,
 )
+from cuda_ext.abi.grids import HASH_HEADS, AvHash
 from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackward
 from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
 from cuda_ext.abi.skin import AvSkin
@@ -43,6 +44,7 @@ __all__ = [
     "DEVICE",
     "FUNCTIONS",
     "HALF_MOMENTS",
+    "HASH_HEADS",
     "INVALID",
     "LOG_SCALES",
     "LOGIT_OPACITIES",
@@ -65,6 +67,7 @@ __all__ = [
     "AvComposite",
     "AvCompositeBackward",
     "AvMarch",
+    "AvHash",
     "AvAntialias",
     "AvInterpolate",
     "AvMesh",

@@ -124,12 +124,14 @@ const char* bad_skin(const AvSkin& in) {
     return nullptr;
 }
 
-const char* bad_hash(int64_t N, int32_t levels, int32_t features, const int64_t* offsets) {
-    if (N < 0 || levels < 1 || levels > 32) return "the hash grid must have 1..32 levels";
-    if (features != 1 && features != 2 && features != 4 && features != 8) return "features per level must be 1, 2, 4 or 8";
-    for (int i = 0; i < levels; ++i) {
-        if (offsets[i + 1] <= offsets[i] || offsets[i + 1] - offsets[i] > 0xffffffffll) return "a level must have 1..2^32 rows";
+const char* bad_hash(const AvHash& in) {
+    if (in.N < 0 || in.levels < 1 || in.levels > 32) return "the hash grid must have 1..32 levels";
+    if (in.features != 1 && in.features != 2 && in.features != 4 && in.features != 8) return "features per level must be 1, 2, 4 or 8";
+    if (in.heads < 0 || in.heads > AV_HASH_HEADS) return "a hash ensemble must have 1..64 heads";
+    for (int i = 0; i < in.levels; ++i) {
+        if (in.offsets[i + 1] <= in.offsets[i] || in.offsets[i + 1] - in.offsets[i] > 0xffffffffll) return "a level must have 1..2^32 rows";
     }
+    if (in.scratch_bytes < kernels().hash_scratch(&in)) return "scratch is too small";
     return nullptr;
 }
 
@@ -222,6 +224,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvMeshBackward);
     AV_SIZE(AvInterpolate);
     AV_SIZE(AvAntialias);
+    AV_SIZE(AvHash);
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
     AV_SIZE(AvWindows);
@@ -444,19 +447,16 @@ int32_t av_composite_backward(const AvCompositeBackward* args) {
     return kernels().composite_backward(args);
 }
 
-int32_t av_hash_forward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
-                        const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
-                        float* out) {
-    AV_REFUSE_IF(bad_hash(N, levels, features, offsets));
-    return kernels().hash_forward(launch, N, levels, features, scales, resolutions, offsets, positions, table, out);
+int32_t av_hash_encode(const AvHash* args) {
+    AV_REFUSE_IF(bad_hash(*args));
+    return kernels().hash_encode(args);
 }
 
-int32_t av_hash_backward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
-                         const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
-                         const float* v_out, float* v_table, float* v_positions) {
-    AV_REFUSE_IF(bad_hash(N, levels, features, offsets));
-    return kernels().hash_backward(launch, N, levels, features, scales, resolutions, offsets, positions, table, v_out, v_table,
-                                   v_positions);
+int32_t av_hash_encode_backward(const AvHash* args) {
+    AV_REFUSE_IF(bad_hash(*args));
+    return kernels().hash_encode_backward(args);
 }
+
+int64_t av_hash_scratch(const AvHash* args) { return kernels().hash_scratch(args); }
 
 }  // extern "C"

@@ -4,7 +4,7 @@
 
 #include "adam_ops.h"
 #include "bind_ops.h"
-#include "hash_ops.h"
+#include "hash_blend_ops.h"
 #include "blend_ops.h"
 #include "carry_ops.h"
 #include "mesh_gradient_ops.h"
@@ -47,8 +47,9 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::antialias_forward,
     AV_NS::antialias_backward,
     AV_NS::antialias_scratch,
-    AV_NS::hash_forward,
-    AV_NS::hash_backward,
+    AV_NS::hash_encode,
+    AV_NS::hash_encode_backward,
+    AV_NS::hash_scratch,
     AV_NS::blend_forward,
     AV_NS::blend_backward,
     AV_NS::penalty,

@@ -29,8 +29,9 @@ struct Kernels {
     decltype(&::av_antialias_forward) antialias_forward;
     decltype(&::av_antialias_backward) antialias_backward;
     decltype(&::av_antialias_scratch) antialias_scratch;
-    decltype(&::av_hash_forward) hash_forward;
-    decltype(&::av_hash_backward) hash_backward;
+    decltype(&::av_hash_encode) hash_encode;
+    decltype(&::av_hash_encode_backward) hash_encode_backward;
+    decltype(&::av_hash_scratch) hash_scratch;
     decltype(&::av_blend_forward) blend_forward;
     decltype(&::av_blend_backward) blend_backward;
     decltype(&::av_penalty) penalty;

@@ -6,14 +6,36 @@
 extern "C" {
 #endif
 
-// Multi-resolution hash grid, see include/hash.h. On the host: scales and resolutions [levels], offsets [levels + 1]. positions [N, 3] in
-// 0..1, table [offsets[levels], features], out and v_out [N, levels · features]; v_table and v_positions are written, NULL to skip.
-int32_t av_hash_forward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
-                        const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
-                        float* out);
-int32_t av_hash_backward(const AvLaunch* launch, int64_t N, int32_t levels, int32_t features, const float* scales,
-                         const int32_t* resolutions, const int64_t* offsets, const float* positions, const float* table,
-                         const float* v_out, float* v_table, float* v_positions);
+// Multi-resolution hash grid, see include/hash.h; or an ensemble of `heads` grids whose features are blended per position:
+//   out[n, level, f] = Σ_h weights[n, h] · Σ_corner w_corner(n, level) · table[row(corner), h, f].
+typedef struct AvHash {
+    AvLaunch launch;
+    int64_t N;
+    int32_t levels;              // 1..32
+    int32_t features;            // per level: 1, 2, 4 or 8
+    int32_t heads;               // 0: one grid without weights; 1..AV_HASH_HEADS: an ensemble
+    int32_t reserved;
+    const float* scales;         // [levels], on the host, as are the next two
+    const int32_t* resolutions;  // [levels]
+    const int64_t* offsets;      // [levels + 1] first row of each level
+    const float* positions;      // [N, 3] in 0..1, clamped to it
+    const float* table;          // [offsets[levels], features], or [offsets[levels], heads, features]
+    const float* weights;        // [N, heads]
+    float* out;                  // [N, levels · features]
+    // backward: v_out is read, the others are written, NULL to skip
+    const float* v_out;
+    float* v_table;
+    float* v_positions;
+    float* v_weights;
+    void* scratch;               // av_hash_scratch(...)
+    int64_t scratch_bytes;
+} AvHash;
+
+#define AV_HASH_HEADS 64
+
+int32_t av_hash_encode(const AvHash* args);
+int32_t av_hash_encode_backward(const AvHash* args);
+int64_t av_hash_scratch(const AvHash* args);  // of the call to come: backward if v_out is given
 
 #ifdef __cplusplus
 }

@@ -10,28 +10,29 @@ namespace av {
 inline namespace AV_NS {
 
 struct HashCorners {
+    uint32_t cell[3];
     uint32_t row[8];  // bit 0: x, bit 1: y, bit 2: z
     float fraction[3];
     bool inside[3];
 };
 
+AV_HD uint32_t hash_row(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t rows) {
+    const bool dense = (uint64_t)resolution * resolution * resolution <= rows;
+    const uint32_t index = dense ? x + resolution * (y + resolution * z) : x ^ (y * 2654435761u) ^ (z * 805459861u);
+    return (rows & (rows - 1)) == 0 ? index & (rows - 1) : index % rows;  // a division costs twenty times as much
+}
+
 AV_HD HashCorners hash_corners(const float* position, float scale, uint32_t resolution, uint32_t rows) {
     HashCorners h;
-    uint32_t cell[3];
     for (int i = 0; i < 3; ++i) {
         const float x = min_(max_(position[i], 0.0f), 1.0f);  // 0 for NaN
         h.inside[i] = position[i] >= 0.0f && position[i] <= 1.0f;
         const float p = x * scale + 0.5f, low = floorf(p);
-        cell[i] = (uint32_t)low;
+        h.cell[i] = (uint32_t)low;
         h.fraction[i] = p - low;
     }
-    const bool dense = (uint64_t)resolution * resolution * resolution <= rows;
-    const bool masked = (rows & (rows - 1)) == 0;
-    for (int c = 0; c < 8; ++c) {
-        const uint32_t x = cell[0] + (c & 1), y = cell[1] + (c >> 1 & 1), z = cell[2] + (c >> 2);
-        const uint32_t index = dense ? x + resolution * (y + resolution * z) : x ^ (y * 2654435761u) ^ (z * 805459861u);
-        h.row[c] = masked ? index & (rows - 1) : index % rows;  // a division costs twenty times as much
-    }
+    for (int c = 0; c < 8; ++c)
+        h.row[c] = hash_row(h.cell[0] + (c & 1), h.cell[1] + (c >> 1 & 1), h.cell[2] + (c >> 2), resolution, rows);
     return h;
 }
 

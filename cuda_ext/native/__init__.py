@@ -12,8 +12,10 @@ from cuda_ext.native.calls import flags, launch_of, pick
 from cuda_ext.native.carry import CarryFunction, Weights, carry
 from cuda_ext.native.factors import attach, factors_of, fits
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
+from cuda_ext.native.grids import hash_encode
 from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.native.optimizer import adam, basis_step
+from cuda_ext.native.pages import empty
 from cuda_ext.native.pictures import DistanceFunction, compose, mean_distance, soft_windows
 from cuda_ext.native.similarity import SsimFunction, l1_and_ssim
 from cuda_ext.native.skin import PackedRig, SkinFunction, skin
@@ -41,7 +43,9 @@ __all__ = [
     "composite",
     "factors_of",
     "fits",
+    "empty",
     "flags",
+    "hash_encode",
     "interpolate",
     "l1_and_ssim",
     "launch_of",

@@ -10,7 +10,7 @@ import sys
 
 import torch
 
-from cuda_ext import ops
+from cuda_ext import hash_grid, ops
 
 VALUES = (float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e-8, 1e-38, 1e3, 1e30, 3e38)
 
@@ -148,6 +148,25 @@ def volumes_once(dice: random.Random) -> None:
     assert out.alpha.isfinite().all() and out.weights.isfinite().all() and densities.grad is not None
 
 
+def hash_once(dice: random.Random) -> None:
+    """Hash grids and ensembles, also ones whose numbers do not belong together."""
+    levels, features, heads = dice.randint(1, 4), dice.choice((1, 2, 4, 8)), dice.choice((0, 1, 3, 8, 11))
+    if dice.random() < 0.5:
+        grid = hash_grid.HashGrid.build(levels, features, dice.randint(3, 12), dice.randint(1, 9), dice.uniform(1, 3))
+    else:
+        offsets = [0]
+        for _ in range(levels):
+            offsets.append(offsets[-1] + dice.choice((1, 2, 7, 8, 64, 100, 1000)))
+        scales = tuple(dice.choice((0.0, 0.5, 3.2, 40.0, 1e6, 1e9)) for _ in range(levels))
+        grid = hash_grid.HashGrid(scales, tuple(dice.choice((1, 2, 4, 41, 1 << 20)) for _ in range(levels)), tuple(offsets), features)
+    n = dice.choice((0, 1, 15, 16, 17, 33, 300, 2050))
+    shape = (grid.rows, heads, features) if heads else (grid.rows, features)
+    positions, table, weights = (poisoned(t, dice).requires_grad_() for t in (torch.rand(n, 3), torch.randn(shape), torch.rand(n, max(heads, 1))))
+    out = hash_grid.hash_encode_blended(grid, positions, table, weights) if heads else hash_grid.hash_encode(grid, positions, table)
+    out.backward(poisoned(torch.randn(out.shape), dice))
+    assert table.grad is not None and positions.grad is not None
+
+
 def main(rounds: int, seed: int) -> None:
     """`rounds` of each."""
     dice = random.Random(seed)
@@ -159,6 +178,7 @@ def main(rounds: int, seed: int) -> None:
         skin_once(dice)
         pictures_once(dice)
         volumes_once(dice)
+        hash_once(dice)
     print(f"{rounds} rounds, {ops.available()['cpu']}")
 
 

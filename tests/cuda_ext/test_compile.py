@@ -115,7 +115,7 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
     "hash_encode": (lambda x, t: [hash_encode(_GRID, x, t)], lambda: [torch.rand(30, 3), torch.randn(_GRID.rows, 2)], 2),
     "hash_encode_blended": (
         lambda x, t, w: [hash_encode_blended(_GRID, x, t, w)],
-        lambda: [torch.rand(30, 3), torch.randn(2, _GRID.rows, 2), torch.rand(30, 2)],
+        lambda: [torch.rand(30, 3), torch.randn(_GRID.rows, 2, 2), torch.rand(30, 2)],
         3,
     ),
 }

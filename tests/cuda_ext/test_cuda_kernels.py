@@ -414,28 +414,42 @@ def test_mesh_matches_the_reference(backend, cull_back):
     close(depth, right[2], 1e-6, "depth")
 
 
-@pytest.mark.parametrize("features", [1, 2, 8])
-def test_hash_grid_matches_the_reference(backend, features, monkeypatch):
+def _along_rays(n: int, generator: torch.Generator) -> Tensor:
+    """Positions [n, 3] of which neighbours often share a cell; the first ones on and beyond the cube's faces."""
+    steps = 0.02 * torch.rand(n, 3, generator=generator)
+    positions = (torch.rand(-(-n // 50), 1, 3, generator=generator) + steps.unflatten(0, (-1, 50)).cumsum(1)).flatten(0, 1)
+    positions[0] = torch.tensor([-0.5, 2.0, 0.3])
+    positions[1:3] = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    return positions
+
+
+# positions along rays: at the coarse levels runs of lanes share a cell; at random: none do
+@pytest.mark.parametrize("features,heads,along", [(1, 0, True), (2, 0, True), (2, 0, False), (8, 0, True), (1, 3, True), (2, 8, True), (2, 20, False), (8, 5, True)])
+def test_hash_grid_matches_the_reference(backend, features, heads, along, monkeypatch):
     library, device = backend
     monkeypatch.setattr(native, "pick", lambda *_: library)
     grid = hash_grid.HashGrid.build(levels=6, features=features, log2_size=9, base=4, growth=1.7)
     assert grid.resolutions[0] ** 3 < 512 < grid.resolutions[-1] ** 3  # dense and hashed levels
     g = torch.Generator().manual_seed(features)
-    positions, table = torch.rand(300, 3, generator=g), torch.randn(grid.rows, features, generator=g)
-    positions[0] = torch.tensor([-0.5, 2.0, 0.3])
-    positions[1:3] = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    v_out = torch.randn(300, grid.channels, generator=g)
-    exact = [t.double().requires_grad_() for t in (positions, table)]
-    expected = hash_grid._reference(grid, *exact)
+    n = 300 if not heads else 100
+    positions = _along_rays(n, g) if along else torch.rand(n, 3, generator=g)
+    if heads:
+        inputs = [positions, torch.randn(grid.rows, heads, features, generator=g), torch.randn(n, heads, generator=g)]
+        encode, exactly = hash_grid.hash_encode_blended, hash_grid._reference_blended
+    else:
+        inputs = [positions, torch.randn(grid.rows, features, generator=g)]
+        encode, exactly = hash_grid.hash_encode, hash_grid._reference
+    v_out = torch.randn(n, grid.channels, generator=g)
+    v_out[40:80] = 0  # a whole warp without anything to add
+    exact = [t.double().requires_grad_() for t in inputs]
+    expected = exactly(grid, *exact)
     expected.backward(v_out.double())
-    leaves = [t.detach().requires_grad_() for t in to(device, positions, table)]
-    out = hash_grid.hash_encode(grid, *leaves)
+    leaves = [t.detach().requires_grad_() for t in to(device, *inputs)]
+    out = encode(grid, *leaves)
     out.backward(v_out.to(device))
     close(out, expected, 1e-5, "features")
-    for leaf, right, what in zip(leaves, exact, ("positions", "table"), strict=True):
+    for leaf, right, what in zip(leaves, exact, ("positions", "table", "weights"), strict=False):
         close(leaf.grad, right.grad, 1e-4, what)
-    with pytest.raises(ValueError, match="table must be"):
-        hash_grid.hash_encode(grid, leaves[0], leaves[1][1:])
 
 
 @pytest.mark.parametrize("K,bases,with_size", [(5, 1, False), (64, 16, True)])

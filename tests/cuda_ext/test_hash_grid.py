@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from cuda_ext import hash_grid
-from cuda_ext.hash_grid import HashGrid, hash_encode
+from cuda_ext import available, hash_grid
+from cuda_ext.hash_grid import HashGrid, hash_encode, hash_encode_blended
 from cuda_ext.library import open_library
+from cuda_ext.native import pages
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(open_library("cpu")[0], "av_hash_forward"), reason="the CPU library has no hash grid: rebuild it"
+    not hasattr(open_library("cpu")[0], "av_hash_encode"), reason="the CPU library has no hash grid: rebuild it"
 )
 
 
@@ -18,25 +25,95 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.detach().double() - b.detach()).norm() / b.detach().norm())
 
 
-@pytest.mark.parametrize("features", [1, 2, 4, 8])
-@pytest.mark.parametrize("n", [0, 1, 333])
-def test_matches_the_reference(features, n):
-    grid = HashGrid.build(levels=6, features=features, log2_size=9, base=4, growth=1.7)
-    g = torch.Generator().manual_seed(features)
-    positions, table = 1.2 * torch.rand(n, 3, generator=g) - 0.1, torch.randn(grid.rows, features, generator=g)
+def positions_of(n: int, seed: int = 0) -> torch.Tensor:
+    """Inside, outside, and on the faces of the unit cube."""
+    g = torch.Generator().manual_seed(seed)
+    positions = 1.2 * torch.rand(n, 3, generator=g) - 0.1
+    positions[: min(n, 2)] = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])[:n]
+    return positions
+
+
+def agrees(grid: HashGrid, n: int, heads: int | None = None, tolerance: float = 1e-5) -> None:
+    """Features and all gradients are those of the reference in float64."""
+    g = torch.Generator().manual_seed(grid.features)
+    row = (grid.features,) if heads is None else (heads, grid.features)
+    inputs = [positions_of(n), torch.randn(grid.rows, *row, generator=g)]
+    functions = hash_encode, hash_grid._reference
+    if heads is not None:
+        inputs.append(torch.randn(n, heads, generator=g))
+        functions = hash_encode_blended, hash_grid._reference_blended
     v_out = torch.randn(n, grid.channels, generator=g)
-    exact = [t.double().requires_grad_() for t in (positions, table)]
-    expected = hash_grid._reference(grid, *exact)
+    exact = [t.double().requires_grad_() for t in inputs]
+    expected = functions[1](grid, *exact)
     expected.backward(v_out.double())
-    leaves = [t.requires_grad_() for t in (positions, table)]
-    out = hash_encode(grid, *leaves)
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    out = functions[0](grid, *leaves)
     out.backward(v_out)
     assert out.shape == (n, grid.channels)
     if n:
-        assert relative(out, expected) <= 1e-5
-        assert all(relative(a.grad, b.grad) <= 1e-5 for a, b in zip(leaves, exact, strict=True))
+        assert relative(out, expected) <= tolerance
+        for leaf, right, what in zip(leaves, exact, ("positions", "table", "weights"), strict=False):
+            assert relative(leaf.grad, right.grad) <= tolerance, what
     else:
-        assert float(leaves[1].grad.abs().max()) == 0
+        assert all(float(leaf.grad.abs().sum()) == 0 for leaf in leaves)
+    for i in range(len(inputs)):  # one gradient alone is the same as with the others
+        alone = [t.clone().requires_grad_(i == k) for k, t in enumerate(inputs)]
+        functions[0](grid, *alone).backward(v_out)
+        assert torch.equal(alone[i].grad, leaves[i].grad)
+
+
+@pytest.mark.parametrize("features", [1, 2, 4, 8])
+@pytest.mark.parametrize("n", [0, 1, 333])
+def test_matches_the_reference(features, n):
+    agrees(HashGrid.build(levels=6, features=features, log2_size=9, base=4, growth=1.7), n)
+
+
+# W = heads · features: below sixteen, sixteen, one and a half times, many; and one head, which is the plain grid times its weight
+@pytest.mark.parametrize("features,heads", [(1, 5), (2, 8), (4, 6), (8, 2), (2, 1), (2, 33)])
+@pytest.mark.parametrize("n", [0, 1, 333])
+def test_an_ensemble_matches_the_reference(features, heads, n):
+    agrees(HashGrid.build(levels=5, features=features, log2_size=9, base=4, growth=1.7), n, heads)
+
+
+@pytest.mark.parametrize(
+    "resolutions,rows",
+    [((7, 9), (343, 300)), ((5, 40), (129, 1000)), ((3, 30), (1, 1000)), ((2, 2), (8, 9))],
+    ids=["a dense level without a row to spare", "sizes that are no power of two", "a single row", "a single cell"],
+)
+def test_grids_that_are_not_built_by_the_rule(resolutions, rows):
+    offsets = (0, rows[0], rows[0] + rows[1])
+    grid = HashGrid(tuple(r - 1.4 for r in resolutions), resolutions, offsets, 2)
+    agrees(grid, 200)
+    agrees(grid, 200, heads=3)
+
+
+def test_a_resolution_that_belies_the_scale_reads_nothing_outside():
+    grid = HashGrid((200.0,), (4,), (0, 64), 2)  # said to have 4 points per side, used with 200
+    agrees(grid, 100, tolerance=1e-4)
+
+
+def test_a_large_level_is_read_ahead_with_the_same_result():
+    """Many positions on a table that no core's own cache holds."""
+    agrees(HashGrid.build(levels=2, log2_size=17, base=60, growth=8), 9000, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_older_instruction_sets_agree(isa):
+    if isa == "avx2" and available()["cpu"] not in ("native (avx2)", "native (avx512)"):
+        pytest.skip("the machine has no AVX2")
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import cuda_ext
+from test_hash_grid import HashGrid, agrees
+print(cuda_ext.available()["cpu"])
+for features in (1, 2, 4, 8):
+    grid = HashGrid.build(levels=5, features=features, log2_size=9, base=4, growth=1.7)
+    agrees(grid, 200)
+    agrees(grid, 50, heads=3)
+"""
+    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "AVATARS_ISA": isa}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"native ({isa})" in done.stdout
 
 
 def test_gradients_of_the_reference_by_finite_differences():
@@ -49,21 +126,24 @@ def test_gradients_of_the_reference_by_finite_differences():
 
 def test_the_number_of_threads_changes_no_bit():
     grid = HashGrid.build(levels=8, features=2, log2_size=12)
-    positions, table = torch.rand(5000, 3), torch.randn(grid.rows, 2)
+    inputs = [torch.rand(5000, 3), torch.randn(grid.rows, 2)], [torch.rand(5000, 3), torch.randn(grid.rows, 5, 2), torch.rand(5000, 5)]
     v_out = torch.randn(5000, grid.channels)
     results = []
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            leaf = table.clone().requires_grad_()
-            out = hash_encode(grid, positions, leaf)
-            out.backward(v_out)
-            results.append((out.detach(), leaf.grad))
+            found = []
+            for function, tensors in zip((hash_encode, hash_encode_blended), inputs, strict=True):
+                leaves = [t.clone().requires_grad_() for t in tensors]
+                out = function(grid, *leaves)
+                out.backward(v_out)
+                found += [out.detach(), *(leaf.grad for leaf in leaves)]
+            results.append(found)
     finally:
         torch.set_num_threads(before)
-    for out, gradient in results[1:]:
-        assert torch.equal(out, results[0][0]) and torch.equal(gradient, results[0][1])
+    for found in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found, results[0], strict=True))
 
 
 def test_a_grid_point_returns_its_row():
@@ -77,17 +157,48 @@ def test_a_grid_point_returns_its_row():
 
 def test_an_ensemble_with_equal_weights_is_the_blended_table():
     grid = HashGrid.build(levels=3, log2_size=10)
-    positions, tables = torch.rand(50, 3), torch.randn(4, grid.rows, 2).requires_grad_()
+    positions, tables = torch.rand(50, 3), torch.randn(grid.rows, 4, 2)
     weights = torch.rand(4)
     one = hash_encode(grid, positions, hash_grid.blend_tables(tables, weights))
-    each = hash_grid.hash_encode_blended(grid, positions, tables, weights.expand(50, 4))
+    each = hash_encode_blended(grid, positions, tables, weights.expand(50, 4))
     torch.testing.assert_close(one, each, rtol=1e-4, atol=1e-5)
-    (gradient,) = torch.autograd.grad(each.sum(), tables)
-    assert bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
-    with pytest.raises(ValueError, match="weights must be"):
-        hash_grid.hash_encode_blended(grid, positions, tables, weights)
+    with pytest.raises(ValueError, match=r"weights must be \[50, 4\], got \[4\]"):
+        hash_encode_blended(grid, positions, tables, weights)
     with pytest.raises(ValueError, match="tables must be"):
         hash_grid.blend_tables(tables, weights[:3])
+    with pytest.raises(ValueError, match="tables must be"):
+        hash_encode_blended(grid, positions, tables.transpose(0, 1), weights.expand(50, 4))
+
+
+def test_the_memory_of_a_large_gradient_is_kept_but_never_shared():
+    def address(tensor: torch.Tensor) -> int:
+        return tensor.untyped_storage().data_ptr()
+
+    like = torch.empty(0)
+    shape = (pages.LARGE // 8, 2)
+    first = pages.empty(shape, like)
+    view, where = first[100:], address(first)
+    first.fill_(1)
+    del first
+    other = pages.empty(shape, like)  # the view still lives
+    assert address(other) != where
+    other.fill_(2)
+    assert float(view.min()) == 1
+    del view
+    assert address(pages.empty(shape, like)) == where  # dies at once, and comes again
+    again = pages.empty(shape, like)
+    assert address(again) == where
+    assert float(other.max()) == 2 and again.dtype == like.dtype and again.shape == shape and again.data_ptr() % 64 == 0
+    assert address(pages.empty((4, 2), like)) % 64 == 0  # a small one is torch's
+
+
+def test_a_table_of_large_pages_is_a_tensor_like_any_other(tmp_path):
+    grid = HashGrid.build(levels=8, log2_size=19)
+    table = grid.init()
+    assert table.numel() * 4 >= pages.LARGE and 0 < float(table.abs().max()) <= 1e-4
+    torch.save(table, tmp_path / "table.pt")
+    assert torch.equal(torch.load(tmp_path / "table.pt", weights_only=True), table)
+    assert torch.equal(copy.deepcopy(table.requires_grad_()), table)
 
 
 def test_bad_input_is_named():
@@ -105,3 +216,11 @@ def test_poison_stays_where_it_is():
     positions = torch.rand(20, 3)
     positions[3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     assert bool(hash_encode(grid, positions, grid.init()).isfinite().all())
+    ensemble = torch.randn(grid.rows, 3, 2).requires_grad_()
+    out = hash_encode_blended(grid, positions.requires_grad_(), ensemble, torch.rand(20, 3))
+    assert bool(out.isfinite().all())
+    out.sum().backward()
+    assert bool(positions.grad.isfinite().all()) and bool(ensemble.grad.isfinite().all())
+    weights = torch.rand(20, 3)
+    weights[5, 1] = torch.nan
+    assert hash_encode_blended(grid, positions, ensemble, weights).isnan().any(1).nonzero().flatten().tolist() == [5]

@@ -1,0 +1,63 @@
+"""Calls of the hash grids."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cuda_ext import abi, library
+from cuda_ext.native import pages
+from cuda_ext.native.calls import launch_of, pointer, workspaces
+
+if TYPE_CHECKING:
+    from cuda_ext.hash_grid import HashGrid
+
+
+class HashFunction(torch.autograd.Function):
+    """One grid, or with weights an ensemble blended per position."""
+
+    @staticmethod
+    def forward(ctx, positions, table, weights, grid: HashGrid, lib):
+        tensors = [None if t is None else t.detach().contiguous() for t in (positions, table, weights)]
+        out = positions.new_empty(len(positions), grid.channels)
+        _run(lib, "av_hash_encode", grid, *tensors, out=out)
+        ctx.save_for_backward(*tensors)
+        ctx.grid, ctx.lib = grid, lib
+        return out
+
+    @staticmethod
+    def backward(ctx, v_out):
+        positions, table, weights = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        v_positions = torch.empty_like(positions) if wanted[0] else None
+        v_table = pages.empty(table.shape, table) if wanted[1] else None
+        v_weights = torch.empty_like(weights) if wanted[2] else None
+        _run(
+            ctx.lib, "av_hash_encode_backward", ctx.grid, positions, table, weights,
+            v_out=v_out.contiguous(), v_table=v_table, v_positions=v_positions, v_weights=v_weights,
+        )  # fmt: skip
+        return v_positions, v_table, v_weights, None, None
+
+
+def hash_encode(lib, grid: HashGrid, positions: Tensor, table: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Features [N, levels · features]."""
+    return HashFunction.apply(positions, table, weights, grid, lib)
+
+
+def _run(lib, function: str, grid: HashGrid, positions: Tensor, table: Tensor, weights: Tensor | None, **others: Tensor | None) -> None:
+    levels, device = grid.levels, positions.device
+    args = abi.AvHash(
+        launch_of(device), len(positions), levels, grid.features, 0 if weights is None else weights.shape[1], 0,
+        ctypes.addressof(scales := (ctypes.c_float * levels)(*grid.scales)),
+        ctypes.addressof(resolutions := (ctypes.c_int32 * levels)(*grid.resolutions)),
+        ctypes.addressof(offsets := (ctypes.c_int64 * (levels + 1))(*grid.offsets)),
+        positions.data_ptr(), table.data_ptr(), pointer(weights), **{name: pointer(t) for name, t in others.items()},
+    )  # fmt: skip
+    scratch = workspaces.take(lib.av_hash_scratch(args), device)
+    args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
+    library.check(lib, getattr(lib, function)(args), function.removeprefix("av_"))
+    workspaces.give(scratch)
+    del scales, resolutions, offsets  # read by the call
