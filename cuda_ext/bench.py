@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from cuda_ext import bench_machine, ops
+from cuda_ext import bench_rows_hash as hashes
 from cuda_ext import bench_rows_head as head
 from cuda_ext import bench_rows_meshes as meshes
 from cuda_ext import bench_rows_splat as splat
@@ -31,7 +32,7 @@ LIMITS = {"image_max": 1e-5, "mesh_max": 1e-5, "composite_max": 1e-5, "pixels_le
 
 def gate() -> dict[str, float | bool]:
     """Every figure that must hold before a time counts; raises SystemExit when one does not."""
-    figures = splat.gate() | training.gate() | head.gate() | meshes.gate() | volumes.gate()
+    figures = splat.gate() | training.gate() | head.gate() | meshes.gate() | volumes.gate() | hashes.gate()
     wrong = [k for k, v in figures.items() if (v is False if isinstance(v, bool) else not v <= LIMITS.get(k, 1e-4))]
     if wrong:
         raise SystemExit(f"the kernels are wrong here, no times: {', '.join(f'{k} = {figures[k]}' for k in wrong)}")
@@ -51,7 +52,8 @@ def rows(quick: bool) -> list[Row]:
         found.append(training.adam_row(20_000, threads, seconds, first))
         found.append(head.skin_row(threads, seconds, first))
         found.append(head.blend_row(20_000, threads, seconds, first))
-        found += volumes.hash_rows(threads, seconds, compare=first and not quick)
+        found += hashes.hash_rows(threads, seconds, compare=first and not quick)
+        found += hashes.ensemble_rows(threads, seconds, compare=first and not quick)
         found.append(head.bind_row(20_000, threads, seconds, first))
         found += meshes.mesh_rows(4, 256, threads, seconds, first)
         found += volumes.ray_rows(96, threads, seconds, first)

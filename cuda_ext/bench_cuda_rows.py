@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cuda_ext import hash_grid, ops, reference
 from cuda_ext.bench_cuda_times import Report
-from cuda_ext.bench_scenes import head_field, head_like_mesh, head_rig, head_views, ray_positions
+from cuda_ext.bench_scenes import head_field, head_like_mesh, head_positions, head_rig, head_views
 
 
 def operators(report: Report, device: str, small: bool = False) -> None:
@@ -95,7 +95,7 @@ def _pictures(report: Report, device: str, small: bool) -> None:
 
 def _hash(report: Report, device: str, small: bool) -> None:
     grid = hash_grid.HashGrid.build(log2_size=10 if small else 19)
-    positions, table = ray_positions(16 if small else 8192, 64).to(device), grid.init(device).requires_grad_()
+    positions, table = head_positions(1024 if small else 524288).to(device), grid.init(device).requires_grad_()
     upstream = torch.rand(len(positions), grid.channels, device=device)
 
     def forward(encode: Callable) -> object:

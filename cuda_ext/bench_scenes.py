@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cuda_ext.ops import Rig, Samples
+from cuda_ext.ops import Rig, Samples, march
 from cuda_ext.reference import quat_multiply
 
 
@@ -142,13 +142,14 @@ def head_rig(V: int = 7500, E: int = 52, J: int = 5, device: torch.device | str 
     return Rig(*(t.to(device) for t in tensors), (-1, 0, 1, 1, 1))
 
 
-def ray_positions(rays: int, samples: int, seed: int = 0) -> Tensor:
-    """Samples [rays · samples, 3] in the unit cube, ray by ray: what an encoder of positions is asked for."""
-    random = torch.Generator().manual_seed(seed)
-    start = torch.cat([torch.rand(rays, 2, generator=random), torch.zeros(rays, 1)], -1)
-    end = torch.cat([(start[:, :2] + 0.1 * torch.randn(rays, 2, generator=random)).clamp(0, 1), torch.ones(rays, 1)], -1)
-    t = (torch.arange(samples) + torch.rand(rays, samples, generator=random)) / samples
-    return (start[:, None] + t[..., None] * (end - start)[:, None]).reshape(-1, 3)
+def head_positions(count: int) -> Tensor:
+    """The first `count` samples [count, 3] of `head_field`'s rays, ray by ray, its box the unit cube: what an encoder of positions is asked for."""
+    size = 8
+    while len((samples := (field := head_field(size)).march(march)).starts) < count:
+        size += size // 4
+    ids, t = samples.ray_ids[:count], (0.5 * (samples.starts + samples.ends))[:count, None]
+    low, high = torch.tensor(field.box).view(2, 3)
+    return (field.origins[ids] + t * field.directions[ids] - low) / (high - low)
 
 
 def _turn_z_to(normals: Tensor, spin: Tensor) -> Tensor:

@@ -13,23 +13,27 @@ from cuda_ext import (
     bench_cuda_page,
     bench_cuda_times,
     bench_machine,
+    bench_rows_hash,
     bench_rows_meshes,
     bench_rows_volumes,
     hash_grid,
 )
-from cuda_ext.bench_scenes import ray_positions
+from cuda_ext.bench_scenes import head_positions
 
 
 def test_both_plain_hash_grids_agree():
     grid = hash_grid.HashGrid.build(levels=6, log2_size=9)
-    positions, table = ray_positions(5, 8), torch.randn(grid.rows, grid.features)
-    torch.testing.assert_close(bench_rows_volumes._one_gather(grid, positions, table), hash_grid._reference(grid, positions, table))
+    positions, table = head_positions(40), torch.randn(grid.rows, grid.features)
+    torch.testing.assert_close(bench_rows_hash._one_gather(grid, positions, table), hash_grid._reference(grid, positions, table))
 
 
-def test_rays_stay_in_the_cube_and_go_through_it():
-    positions = ray_positions(50, 16)
-    assert positions.shape == (800, 3) and positions.min() >= 0 and positions.max() <= 1
-    assert (positions.view(50, 16, 3)[:, 1:, 2] > positions.view(50, 16, 3)[:, :-1, 2]).all()
+def test_positions_go_through_the_cube_ray_by_ray():
+    positions = head_positions(2000)
+    assert positions.shape == (2000, 3) and positions.min() >= 0 and positions.max() <= 1
+    step = positions.diff(dim=0)
+    assert (step[:, 2] > 0).float().mean() > 0.95  # away from the camera; back for the next ray
+    assert (step.norm(dim=1) < 0.003).float().mean() > 0.9  # by one step; the inside of the head is empty
+    assert 5 < (step[:, 2] < 0).sum() < 100
 
 
 def test_a_report_is_whole_or_not_there(tmp_path):
@@ -42,7 +46,7 @@ def test_a_report_is_whole_or_not_there(tmp_path):
 
 
 def test_kernels_that_are_wrong_or_not_finite_get_no_times(monkeypatch):
-    figures = bench_rows_meshes.gate() | bench_rows_volumes.gate()
+    figures = bench_rows_meshes.gate() | bench_rows_volumes.gate() | bench_rows_hash.gate()
     assert all(v <= bench.LIMITS.get(k, 1e-4) for k, v in figures.items()) and bench.LIMITS.keys() & figures.keys()
     for family in (bench.splat, bench.training, bench.head):
         monkeypatch.setattr(family, "gate", lambda: {})
