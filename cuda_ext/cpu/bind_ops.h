@@ -41,7 +41,15 @@ static BindMesh bind_mesh(int64_t V, int64_t F, int64_t N, const float* vertices
 }
 
 AV_INLINE void load_triangles(const BindMesh& in, int64_t f, int count, F16 (*v)[3]) {
-    for (int corner = 0; corner < 3; ++corner) gather_threes(in.vertices, in.V, in.faces + 3 * f + corner, 3, count, v[corner]);
+    for (int corner = 0; corner < 3; ++corner) {
+        const float* row[16];
+        bool more[16];
+        for (int l = 0; l < 16; ++l) {
+            const int64_t vertex = in.faces[3 * (f + (l < count ? l : 0)) + corner];
+            row[l] = in.vertices + 3 * vertex, more[l] = vertex + 1 < in.V;
+        }
+        gather_threes(row, more, v[corner]);
+    }
 }
 
 static void face_frames(const BindMesh& in, int threads) {

@@ -251,6 +251,24 @@ AV_INLINE void store_pixels(float* p, int64_t stride, const F16* rgb) {
 }
 #endif
 
+#if AV_ISA >= 512
+// Eight registers of [row i | row 8 + i] become those of columns, and columns such rows: lanes and 128 bits change places.
+AV_INLINE void transpose_eights(__m512* r) {
+    __m512 t[8], u[8];
+    for (int i = 0; i < 8; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44), u[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        u[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44), u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm512_permutex2var_ps(u[i], low, u[4 + i]);
+        r[4 + i] = _mm512_permutex2var_ps(u[i], high, u[4 + i]);
+    }
+}
+#endif
+
 // Rows of S floats for up to 16 items (n valid; the rest reads as row 0) become S vectors of one lane per item, and back.
 template <int S>
 AV_INLINE void load_rows(const float* p, int n, F16* out) {
@@ -304,6 +322,11 @@ AV_INLINE void store_rows(float* p, int n, const F16* in) {
         store_three(p, in);
     } else if (S == 4 && n == 16) {
         store_four(p, in);
+    } else if (S == 8) {
+        __m512 r[8];
+        for (int i = 0; i < 8; ++i) r[i] = in[i].v;
+        transpose_eights(r);
+        for (int l = 0; l < n; ++l) _mm256_storeu_ps(p + 8 * l, l < 8 ? _mm512_castps512_ps256(r[l & 7]) : _mm512_extractf32x8_ps(r[l & 7], 1));
 #elif AV_ISA >= 256
     } else if ((S == 3 || S == 4) && n == 16) {
         store_narrow<S>(p, in);
@@ -331,20 +354,11 @@ AV_INLINE void gather_eights(const float* base, const int64_t* ids, int n, F16* 
     const float* row[16];
     for (int l = 0; l < 16; ++l) row[l] = base + 8 * ids[l < n ? l : 0];
 #if AV_ISA >= 512
-    __m512 r[8], t[8], u[8];
+    __m512 r[8];
     for (int i = 0; i < 8; ++i)
         r[i] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(row[i])), _mm256_loadu_ps(row[8 + i]), 1);
-    for (int i = 0; i < 8; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    for (int i = 0; i < 8; i += 4) {
-        u[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44), u[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
-        u[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44), u[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
-    for (int i = 0; i < 4; ++i) {
-        out[i] = _mm512_permutex2var_ps(u[i], low, u[4 + i]);
-        out[4 + i] = _mm512_permutex2var_ps(u[i], high, u[4 + i]);
-    }
+    transpose_eights(r);
+    for (int i = 0; i < 8; ++i) out[i] = r[i];
 #elif AV_ISA >= 256
     for (int half = 0; half < 2; ++half) {
         __m256 r[8];
@@ -360,15 +374,12 @@ AV_INLINE void gather_eights(const float* base, const int64_t* ids, int n, F16* 
 #endif
 }
 
-// Rows of three floats, `stride` indices apart: item l has the row ids[l·stride] of an array of `rows`.
-AV_INLINE void gather_threes(const float* base, int64_t rows, const int64_t* ids, int stride, int n, F16* out) {
+// Three floats at each of sixteen addresses; four may be read where `more` says so.
+AV_INLINE void gather_threes(const float* const* row, const bool* more, F16* out) {
 #if AV_ISA >= 256
     const __m128i three = _mm_setr_epi32(-1, -1, -1, 0);
     __m128 q[16];
-    for (int l = 0; l < 16; ++l) {
-        const int64_t id = ids[l < n ? l * stride : 0];
-        q[l] = id + 1 < rows ? _mm_loadu_ps(base + 3 * id) : _mm_maskload_ps(base + 3 * id, three);  // four floats, the last row excepted
-    }
+    for (int l = 0; l < 16; ++l) q[l] = more[l] ? _mm_loadu_ps(row[l]) : _mm_maskload_ps(row[l], three);
 #endif
 #if AV_ISA >= 512
     __m512 r[4];
@@ -387,9 +398,9 @@ AV_INLINE void gather_threes(const float* base, int64_t rows, const int64_t* ids
 #else
     alignas(64) float lanes[3][16];
     for (int l = 0; l < 16; ++l)
-        for (int i = 0; i < 3; ++i) lanes[i][l] = base[3 * ids[l < n ? l * stride : 0] + i];
+        for (int i = 0; i < 3; ++i) lanes[i][l] = row[l][i];
     for (int i = 0; i < 3; ++i) out[i] = load(lanes[i]);
-    (void)rows;
+    (void)more;
 #endif
 }
 
