@@ -115,7 +115,7 @@ static void adam_outer_of(const AvAdamTensor& t, int64_t begin, int64_t count, c
     F16 sums[REGISTERS ? REGISTERS : OUTER_COLUMNS];
     for (F16& sum : sums) sum = F16(0.0f);
     int64_t at = 0;
-    outer_each<REGISTERS>(count, d, o, [&](int64_t i, int n, F16 lanes, int r) {
+    outer_each<REGISTERS>(count, d, o, [&](int64_t i, int n, F16 lanes, int r) __attribute__((always_inline)) {
         sums[r] = fma_(lanes, n == 16 ? load(param + i) : load_part(param + i, n), sums[r]);
         adam_lanes<Kept>(param, m, v, i, n, lanes * load(o.factor + 16 * r), load(table.rates + at), a);
         at = at + 16 < period ? at + 16 : 0;

@@ -63,11 +63,12 @@ const char* bad_workspace(const AvScene& scene, int64_t capacity, int64_t saved,
     return saved < need_saved || scratch < need_scratch ? "a workspace is smaller than av_splat_sizes says" : nullptr;
 }
 
-// Every index in [0, limit).
+// Whether an index is outside of [0, limit): then it or its distance from the last has the highest bit. Without branches and
+// comparisons any machine checks several at a time.
 bool bad_indices(const int64_t* indices, int64_t count, int64_t limit) {
-    bool bad = false;
-    for (int64_t i = 0; i < count; ++i) bad |= (uint64_t)indices[i] >= (uint64_t)limit;
-    return bad;
+    uint64_t bits = 0;
+    for (int64_t i = 0; i < count; ++i) bits |= (uint64_t)indices[i] | ((uint64_t)limit - 1 - (uint64_t)indices[i]);
+    return bits >> 63;
 }
 
 const char* bad_bind(const AvBind& in) {

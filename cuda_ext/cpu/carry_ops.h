@@ -213,7 +213,7 @@ template <int REGISTERS>
 static void carry_sums(const float* basis, int64_t count, const float* d, const Outer& o, float* columns) {
     F16 sums[REGISTERS ? REGISTERS : OUTER_COLUMNS];
     for (F16& sum : sums) sum = F16(0.0f);
-    outer_each<REGISTERS>(count, d, o, [&](int64_t i, int n, F16 lanes, int r) {
+    outer_each<REGISTERS>(count, d, o, [&](int64_t i, int n, F16 lanes, int r) __attribute__((always_inline)) {
         sums[r] = fma_(lanes, n == 16 ? load(basis + i) : load_part(basis + i, n), sums[r]);
     });
     outer_columns(sums, o, columns);

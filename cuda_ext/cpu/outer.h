@@ -50,6 +50,7 @@ AV_INLINE void outer_each(int64_t count, const float* d, const Outer& o, Body&& 
     const int registers = REGISTERS ? REGISTERS : o.registers;
     int64_t base = 0;
     for (; base + 16 * registers <= count; base += 16 * registers, d += o.rows)
+#pragma GCC unroll 5
         for (int r = 0; r < registers; ++r) body(base + 16 * r, 16, spread(d, o, r), r);
     for (int r = 0; base + 16 * r < count; ++r) {
         const int64_t left = count - base - 16 * r;
