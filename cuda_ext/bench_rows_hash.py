@@ -79,7 +79,16 @@ def ensemble_rows(threads: int, seconds: float, compare: bool) -> list[Row]:
     positions, weights = head_positions(count).requires_grad_(), torch.rand(count, heads, generator=g).requires_grad_()
     given = (grid, positions, tables, weights)
     label = f"{count // 1024}k × {heads} heads"
-    return _rows("hash_encode_blended", label, hash_grid.hash_encode_blended, hash_grid._reference_blended if compare else None, given, threads, seconds)
+    plain = hash_grid._reference_blended if compare else None
+    found = _rows("hash_encode_blended", label, hash_grid.hash_encode_blended, plain, given, threads, seconds)
+    frame, upstream = torch.rand(heads, generator=g).requires_grad_(), torch.rand(grid.rows, 2, generator=g)
+
+    def collapse(function: Callable) -> None:
+        torch.autograd.grad(function(tables, frame), [tables, frame], upstream)
+
+    plain_collapse = (lambda: collapse(hash_grid._reference_tables)) if compare else None
+    label = f"{heads} heads, {tables.numel() * 4 // 1000000} MB"
+    return [*found, measure("blend_tables f+b", label, threads, lambda: collapse(hash_grid.blend_tables), seconds, plain_collapse)]
 
 
 def _rows(name: str, label: str, encode: Callable, plain: Callable | None, given: tuple, threads: int, seconds: float) -> list[Row]:

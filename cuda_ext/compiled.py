@@ -258,6 +258,13 @@ _define(
     (0, 1, 2),
 )
 _define(
+    "blend_tables",
+    "Tensor tables, Tensor weights",
+    lambda *args: [hash_grid.blend_tables(*args)],
+    lambda tables, _: [tables.new_empty(tables.shape[0], tables.shape[2])],
+    (0, 1),
+)
+_define(
     "compose",
     "Tensor images, Tensor matrices, Tensor backgrounds",
     lambda *args: list(ops.compose(*args)),

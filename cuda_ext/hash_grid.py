@@ -76,9 +76,23 @@ def hash_encode(
 
 
 def blend_tables(tables: Tensor, weights: Tensor) -> Tensor:
-    """An ensemble of tables [rows, H, features] and weights [H] → one table, once per frame (Kirschstein et al. 2023, NeRSemble)."""
+    """An ensemble of tables [rows, H, features] and weights [H] → one table [rows, features], once per frame (Kirschstein et al. 2023, NeRSemble).
+
+    Gradients to both. 1, 2, 4 or 8 features, H up to 64.
+    """
     if tables.dim() != 3 or tuple(weights.shape) != (tables.shape[1],):
         raise ValueError(f"tables must be [rows, H, features] and weights [H], got {list(tables.shape)} and {list(weights.shape)}")
+    if not 1 <= len(weights) <= abi.HASH_HEADS or tables.shape[2] not in (1, 2, 4, 8):
+        raise ValueError(f"tables must be [rows, H ≤ {abi.HASH_HEADS}, 1, 2, 4 or 8], got {list(tables.shape)}")
+    if tables.device != weights.device:
+        raise ValueError(f"all tensors must be on one device, got {tables.device} and {weights.device}")
+    if torch.compiler.is_compiling():
+        return torch.ops.avatars.blend_tables(tables, weights)[0]
+    lib = native.pick("av_hash_tables", tables, weights)
+    return _reference_tables(tables, weights) if lib is None else native.blend_tables(lib, tables, weights)
+
+
+def _reference_tables(tables: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("rhf,h->rf", tables, weights)
 
 

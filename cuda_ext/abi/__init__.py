@@ -31,7 +31,7 @@ from cuda_ext.abi.gaussians import (
     AvSplatBackward,
     AvSplatForward,
 )
-from cuda_ext.abi.grids import HASH_HEADS, AvHash
+from cuda_ext.abi.grids import HASH_HEADS, AvHash, AvHashTables
 from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackward
 from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
 from cuda_ext.abi.skin import AvSkin
@@ -68,6 +68,7 @@ __all__ = [
     "AvCompositeBackward",
     "AvMarch",
     "AvHash",
+    "AvHashTables",
     "AvAntialias",
     "AvInterpolate",
     "AvMesh",

@@ -33,10 +33,30 @@ class AvHash(c.Structure):
     ]
 
 
-STRUCTURES: tuple[type[c.Structure], ...] = (AvHash,)
+class AvHashTables(c.Structure):
+    _fields_ = [
+        ("launch", AvLaunch),
+        ("rows", c.c_int64),
+        ("heads", c.c_int32),
+        ("features", c.c_int32),
+        ("tables", P),
+        ("weights", P),
+        ("out", P),
+        ("v_out", P),
+        ("v_tables", P),
+        ("v_weights", P),
+        ("scratch", P),
+        ("scratch_bytes", c.c_int64),
+    ]
+
+
+STRUCTURES: tuple[type[c.Structure], ...] = (AvHash, AvHashTables)
 
 FUNCTIONS: dict[str, tuple[type, list]] = {
     "av_hash_encode": (c.c_int32, [c.POINTER(AvHash)]),
     "av_hash_encode_backward": (c.c_int32, [c.POINTER(AvHash)]),
     "av_hash_scratch": (c.c_int64, [c.POINTER(AvHash)]),
+    "av_hash_tables": (c.c_int32, [c.POINTER(AvHashTables)]),
+    "av_hash_tables_backward": (c.c_int32, [c.POINTER(AvHashTables)]),
+    "av_hash_tables_scratch": (c.c_int64, [c.POINTER(AvHashTables)]),
 }

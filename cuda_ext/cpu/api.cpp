@@ -136,6 +136,13 @@ const char* bad_hash(const AvHash& in) {
     return nullptr;
 }
 
+const char* bad_hash_tables(const AvHashTables& in) {
+    if (in.rows < 0 || in.heads < 1 || in.heads > AV_HASH_HEADS) return "a hash ensemble must have 1..64 heads";
+    if (in.features != 1 && in.features != 2 && in.features != 4 && in.features != 8) return "features per level must be 1, 2, 4 or 8";
+    if (in.v_out && in.scratch_bytes < kernels().hash_tables_scratch(&in)) return "scratch is too small";
+    return nullptr;
+}
+
 const char* bad_march(const AvMarch& in) {
     if (in.R < 0) return "R must not be negative";
     if (in.levels < 1 || in.levels > 16) return "the occupancy must have 1..16 levels";
@@ -226,6 +233,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvInterpolate);
     AV_SIZE(AvAntialias);
     AV_SIZE(AvHash);
+    AV_SIZE(AvHashTables);
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
     AV_SIZE(AvWindows);
@@ -459,5 +467,17 @@ int32_t av_hash_encode_backward(const AvHash* args) {
 }
 
 int64_t av_hash_scratch(const AvHash* args) { return kernels().hash_scratch(args); }
+
+int32_t av_hash_tables(const AvHashTables* args) {
+    AV_REFUSE_IF(bad_hash_tables(*args));
+    return kernels().hash_tables(args);
+}
+
+int32_t av_hash_tables_backward(const AvHashTables* args) {
+    AV_REFUSE_IF(bad_hash_tables(*args));
+    return kernels().hash_tables_backward(args);
+}
+
+int64_t av_hash_tables_scratch(const AvHashTables* args) { return kernels().hash_tables_scratch(args); }
 
 }  // extern "C"

@@ -5,6 +5,7 @@
 #include "adam_ops.h"
 #include "bind_ops.h"
 #include "hash_blend_ops.h"
+#include "hash_tables_ops.h"
 #include "blend_ops.h"
 #include "carry_ops.h"
 #include "mesh_gradient_ops.h"
@@ -50,6 +51,9 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::hash_encode,
     AV_NS::hash_encode_backward,
     AV_NS::hash_scratch,
+    AV_NS::hash_tables,
+    AV_NS::hash_tables_backward,
+    AV_NS::hash_tables_scratch,
     AV_NS::blend_forward,
     AV_NS::blend_backward,
     AV_NS::penalty,

@@ -32,6 +32,9 @@ struct Kernels {
     decltype(&::av_hash_encode) hash_encode;
     decltype(&::av_hash_encode_backward) hash_encode_backward;
     decltype(&::av_hash_scratch) hash_scratch;
+    decltype(&::av_hash_tables) hash_tables;
+    decltype(&::av_hash_tables_backward) hash_tables_backward;
+    decltype(&::av_hash_tables_scratch) hash_tables_scratch;
     decltype(&::av_blend_forward) blend_forward;
     decltype(&::av_blend_backward) blend_backward;
     decltype(&::av_penalty) penalty;

@@ -88,6 +88,7 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvCarry)
     AV_SIZE(AvCarryBackward)
     AV_SIZE(AvHash)
+    AV_SIZE(AvHashTables)
     AV_SIZE(AvSkin)
     AV_SIZE(AvCompose)
     AV_SIZE(AvWindows)

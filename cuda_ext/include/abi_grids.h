@@ -37,6 +37,27 @@ int32_t av_hash_encode(const AvHash* args);
 int32_t av_hash_encode_backward(const AvHash* args);
 int64_t av_hash_scratch(const AvHash* args);  // of the call to come: backward if v_out is given
 
+// An ensemble collapsed into one table: out[r, f] = Σ_h weights[h] · tables[r, h, f].
+typedef struct AvHashTables {
+    AvLaunch launch;
+    int64_t rows;
+    int32_t heads;         // 1..AV_HASH_HEADS
+    int32_t features;      // 1, 2, 4 or 8
+    const float* tables;   // [rows, heads, features]
+    const float* weights;  // [heads]
+    float* out;            // [rows, features]
+    // backward: v_out is read, the others are written, NULL to skip
+    const float* v_out;
+    float* v_tables;
+    float* v_weights;
+    void* scratch;         // backward: av_hash_tables_scratch(...)
+    int64_t scratch_bytes;
+} AvHashTables;
+
+int32_t av_hash_tables(const AvHashTables* args);
+int32_t av_hash_tables_backward(const AvHashTables* args);
+int64_t av_hash_tables_scratch(const AvHashTables* args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -12,7 +12,7 @@ from cuda_ext.native.calls import flags, launch_of, pick
 from cuda_ext.native.carry import CarryFunction, Weights, carry
 from cuda_ext.native.factors import attach, factors_of, fits
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
-from cuda_ext.native.grids import hash_encode
+from cuda_ext.native.grids import blend_tables, hash_encode
 from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.native.optimizer import adam, basis_step
 from cuda_ext.native.pages import empty
@@ -37,6 +37,7 @@ __all__ = [
     "basis_step",
     "bind",
     "blend",
+    "blend_tables",
     "carry",
     "compose",
     "mean_distance",

@@ -42,6 +42,42 @@ class HashFunction(torch.autograd.Function):
         return v_positions, v_table, v_weights, None, None
 
 
+class TablesFunction(torch.autograd.Function):
+    """An ensemble collapsed into one table."""
+
+    @staticmethod
+    def forward(ctx, tables, weights, lib):
+        tables, weights = tables.detach().contiguous(), weights.detach().contiguous()
+        rows, heads, features = tables.shape
+        out = pages.empty((rows, features), tables)
+        args = abi.AvHashTables(launch_of(tables.device), rows, heads, features, tables.data_ptr(), weights.data_ptr(), out.data_ptr())
+        library.check(lib, lib.av_hash_tables(args), "blend_tables")
+        ctx.save_for_backward(tables, weights)
+        ctx.lib = lib
+        return out
+
+    @staticmethod
+    def backward(ctx, v_out):
+        tables, weights = ctx.saved_tensors
+        v_out = v_out.contiguous()
+        v_tables = pages.empty(tables.shape, tables) if ctx.needs_input_grad[0] else None
+        v_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
+        args = abi.AvHashTables(
+            launch_of(tables.device), *tables.shape, tables.data_ptr(), weights.data_ptr(), None,
+            v_out.data_ptr(), pointer(v_tables), pointer(v_weights),
+        )  # fmt: skip
+        scratch = workspaces.take(ctx.lib.av_hash_tables_scratch(args), tables.device)
+        args.scratch, args.scratch_bytes = scratch.data_ptr(), scratch.numel()
+        library.check(ctx.lib, ctx.lib.av_hash_tables_backward(args), "blend_tables backward")
+        workspaces.give(scratch)
+        return v_tables, v_weights, None
+
+
+def blend_tables(lib, tables: Tensor, weights: Tensor) -> Tensor:
+    """One table [rows, features]."""
+    return TablesFunction.apply(tables, weights, lib)
+
+
 def hash_encode(lib, grid: HashGrid, positions: Tensor, table: Tensor, weights: Tensor | None = None) -> Tensor:
     """Features [N, levels · features]."""
     return HashFunction.apply(positions, table, weights, grid, lib)

@@ -165,6 +165,9 @@ def hash_once(dice: random.Random) -> None:
     out = hash_grid.hash_encode_blended(grid, positions, table, weights) if heads else hash_grid.hash_encode(grid, positions, table)
     out.backward(poisoned(torch.randn(out.shape), dice))
     assert table.grad is not None and positions.grad is not None
+    if heads:
+        one = hash_grid.blend_tables(table, poisoned(torch.rand(heads), dice).requires_grad_())
+        one.backward(poisoned(torch.randn(one.shape), dice))
 
 
 def main(rounds: int, seed: int) -> None:

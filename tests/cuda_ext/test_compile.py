@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cuda_ext import ops
 from cuda_ext.bench_scenes import head_like_mesh, head_scene
-from cuda_ext.hash_grid import HashGrid, hash_encode, hash_encode_blended
+from cuda_ext.hash_grid import HashGrid, blend_tables, hash_encode, hash_encode_blended
 
 
 def test_a_training_step_compiles_into_one_graph():
@@ -113,6 +113,7 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
         4,
     ),
     "hash_encode": (lambda x, t: [hash_encode(_GRID, x, t)], lambda: [torch.rand(30, 3), torch.randn(_GRID.rows, 2)], 2),
+    "blend_tables": (lambda t, w: [blend_tables(t, w)], lambda: [torch.randn(50, 3, 2), torch.rand(3)], 2),
     "hash_encode_blended": (
         lambda x, t, w: [hash_encode_blended(_GRID, x, t, w)],
         lambda: [torch.rand(30, 3), torch.randn(_GRID.rows, 2, 2), torch.rand(30, 2)],

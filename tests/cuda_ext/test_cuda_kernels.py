@@ -452,6 +452,24 @@ def test_hash_grid_matches_the_reference(backend, features, heads, along, monkey
         close(leaf.grad, right.grad, 1e-4, what)
 
 
+@pytest.mark.parametrize("heads,features", [(1, 1), (5, 2), (40, 8)])
+def test_blended_tables_match_the_reference(backend, heads, features, monkeypatch):
+    library, device = backend
+    monkeypatch.setattr(native, "pick", lambda *_: library)
+    g = torch.Generator().manual_seed(heads)
+    inputs = torch.randn(2100, heads, features, generator=g), torch.randn(heads, generator=g)
+    v_out = torch.randn(2100, features, generator=g)
+    exact = [t.double().requires_grad_() for t in inputs]
+    expected = hash_grid._reference_tables(*exact)
+    expected.backward(v_out.double())
+    leaves = [t.detach().requires_grad_() for t in to(device, *inputs)]
+    out = hash_grid.blend_tables(*leaves)
+    out.backward(v_out.to(device))
+    close(out, expected, 1e-6, "table")
+    for leaf, right, what in zip(leaves, exact, ("tables", "weights"), strict=True):
+        close(leaf.grad, right.grad, 1e-5, what)
+
+
 @pytest.mark.parametrize("K,bases,with_size", [(5, 1, False), (64, 16, True)])
 def test_blend_matches_the_reference(backend, K, bases, with_size, monkeypatch):
     library, device = backend

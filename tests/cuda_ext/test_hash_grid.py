@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cuda_ext import available, hash_grid
-from cuda_ext.hash_grid import HashGrid, hash_encode, hash_encode_blended
+from cuda_ext.hash_grid import HashGrid, blend_tables, hash_encode, hash_encode_blended
 from cuda_ext.library import open_library
 from cuda_ext.native import pages
 
@@ -104,12 +104,13 @@ def test_older_instruction_sets_agree(isa):
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import cuda_ext
-from test_hash_grid import HashGrid, agrees
+from test_hash_grid import HashGrid, agrees, tables_agree
 print(cuda_ext.available()["cpu"])
 for features in (1, 2, 4, 8):
     grid = HashGrid.build(levels=5, features=features, log2_size=9, base=4, growth=1.7)
     agrees(grid, 200)
     agrees(grid, 50, heads=3)
+    tables_agree(100, 5, features)
 """
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "AVATARS_ISA": isa}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -139,6 +140,8 @@ def test_the_number_of_threads_changes_no_bit():
                 out = function(grid, *leaves)
                 out.backward(v_out)
                 found += [out.detach(), *(leaf.grad for leaf in leaves)]
+            tables, weights = torch.ones(9000, 3, 2).cumsum(0).log().requires_grad_(), torch.arange(3.0).requires_grad_()
+            found += [one := blend_tables(tables, weights), *torch.autograd.grad(one.square().sum(), [tables, weights])]
             results.append(found)
     finally:
         torch.set_num_threads(before)
@@ -159,15 +162,50 @@ def test_an_ensemble_with_equal_weights_is_the_blended_table():
     grid = HashGrid.build(levels=3, log2_size=10)
     positions, tables = torch.rand(50, 3), torch.randn(grid.rows, 4, 2)
     weights = torch.rand(4)
-    one = hash_encode(grid, positions, hash_grid.blend_tables(tables, weights))
+    one = hash_encode(grid, positions, blend_tables(tables, weights))
     each = hash_encode_blended(grid, positions, tables, weights.expand(50, 4))
     torch.testing.assert_close(one, each, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"weights must be \[50, 4\], got \[4\]"):
         hash_encode_blended(grid, positions, tables, weights)
     with pytest.raises(ValueError, match="tables must be"):
-        hash_grid.blend_tables(tables, weights[:3])
+        blend_tables(tables, weights[:3])
     with pytest.raises(ValueError, match="tables must be"):
         hash_encode_blended(grid, positions, tables.transpose(0, 1), weights.expand(50, 4))
+
+
+def tables_agree(rows: int, heads: int, features: int) -> None:
+    """The table and both gradients are those of the reference in float64."""
+    g = torch.Generator().manual_seed(heads)
+    inputs = torch.randn(rows, heads, features, generator=g), torch.randn(heads, generator=g)
+    v_out = torch.randn(rows, features, generator=g)
+    exact = [t.double().requires_grad_() for t in inputs]
+    expected = hash_grid._reference_tables(*exact)
+    expected.backward(v_out.double())
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    out = blend_tables(*leaves)
+    out.backward(v_out)
+    assert relative(out, expected) <= 1e-5
+    for i, (leaf, right) in enumerate(zip(leaves, exact, strict=True)):
+        assert relative(leaf.grad, right.grad) <= 1e-5
+        alone = [t.clone().requires_grad_(i == k) for k, t in enumerate(inputs)]
+        blend_tables(*alone).backward(v_out)
+        assert torch.equal(alone[i].grad, leaf.grad)
+
+
+@pytest.mark.parametrize("heads,features", [(1, 1), (5, 1), (8, 2), (6, 4), (3, 8), (33, 2), (64, 8)])
+@pytest.mark.parametrize("rows", [1, 16, 9001])
+def test_blended_tables_match_the_reference(rows, heads, features):
+    tables_agree(rows, heads, features)
+
+
+def test_an_empty_ensemble_has_gradients():
+    tables, weights = torch.zeros(0, 3, 2, requires_grad=True), torch.rand(3, requires_grad=True)
+    blend_tables(tables, weights).sum().backward()
+    assert tables.grad.shape == (0, 3, 2) and torch.equal(weights.grad, torch.zeros(3))
+    with pytest.raises(ValueError, match="tables must be"):
+        blend_tables(torch.zeros(4, 65, 2), torch.rand(65))
+    with pytest.raises(ValueError, match="tables must be"):
+        blend_tables(torch.zeros(4, 3, 5), torch.rand(3))
 
 
 def test_the_memory_of_a_large_gradient_is_kept_but_never_shared():
