@@ -12,6 +12,7 @@ from cuda_ext.abi.binding import AvBind, AvBindBackward, AvBlend, AvCarry, AvCar
 from cuda_ext.abi.common import (
     ANTIALIASED,
     DEVICE,
+    FOR_GRADIENTS,
     INVALID,
     LOG_SCALES,
     LOGIT_OPACITIES,
@@ -22,6 +23,8 @@ from cuda_ext.abi.common import (
     AvLaunch,
 )
 from cuda_ext.abi.gaussians import (
+    CAMERA_GROUP,
+    CAMERA_SUMS,
     AvProject,
     AvProjectBackward,
     AvProjected,
@@ -41,7 +44,10 @@ from cuda_ext.abi.volumes import AvComposite, AvCompositeBackward, AvMarch
 __all__ = [
     "ADAM_COLUMNS",
     "ANTIALIASED",
+    "CAMERA_GROUP",
+    "CAMERA_SUMS",
     "DEVICE",
+    "FOR_GRADIENTS",
     "FUNCTIONS",
     "HALF_MOMENTS",
     "HASH_HEADS",

@@ -6,6 +6,8 @@ import ctypes as c
 
 from cuda_ext.abi.common import I64P, AvLaunch, P
 
+CAMERA_GROUP, CAMERA_SUMS = 64, 17  # Gaussians per partial sum of gradients to a camera, and how many gradients these are
+
 
 class AvScene(c.Structure):
     _fields_ = [
@@ -72,6 +74,9 @@ class AvSplatBackward(c.Structure):
         ("scratch", P),
         ("scratch_bytes", c.c_int64),
         ("contributions", P),
+        ("v_viewmats", P),
+        ("v_Ks", P),
+        ("camera_sums", P),
     ]
 
 
@@ -94,6 +99,9 @@ class AvProjectBackward(c.Structure):
         ("v_scales", P),
         ("v_opacities", P),
         ("v_sh", P),
+        ("v_viewmats", P),
+        ("v_Ks", P),
+        ("camera_sums", P),
     ]
 
 

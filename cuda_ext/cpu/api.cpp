@@ -56,10 +56,10 @@ const char* bad_scene(const AvScene& s) {
     return nullptr;
 }
 
-const char* bad_workspace(const AvScene& scene, int64_t capacity, int64_t saved, int64_t scratch) {
+const char* bad_workspace(const AvScene& scene, int64_t capacity, int threads, int64_t saved, int64_t scratch) {
     int64_t need_saved = 0, need_scratch = 0;
     if (capacity < 0) return "capacity must not be negative";
-    kernels().splat_sizes(&scene, capacity, 1, &need_saved, &need_scratch);
+    kernels().splat_sizes(&scene, capacity, threads, &need_saved, &need_scratch);
     return saved < need_saved || scratch < need_scratch ? "a workspace is smaller than av_splat_sizes says" : nullptr;
 }
 
@@ -251,13 +251,14 @@ int32_t av_splat_sizes(const AvScene* scene, int64_t capacity, int32_t threads, 
 
 int32_t av_splat_forward(const AvSplatForward* args) {
     AV_REFUSE_IF(bad_scene(args->scene));
-    AV_REFUSE_IF(bad_workspace(args->scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    AV_REFUSE_IF(bad_workspace(args->scene, args->capacity, args->launch.threads, args->saved_bytes, args->scratch_bytes));
     return finish(kernels().splat_forward(args), args->counters, args->capacity);
 }
 
 int32_t av_splat_backward(const AvSplatBackward* args) {
     AV_REFUSE_IF(bad_scene(args->scene));
-    AV_REFUSE_IF(bad_workspace(args->scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    AV_REFUSE_IF(bad_workspace(args->scene, args->capacity, args->launch.threads, args->saved_bytes, args->scratch_bytes));
+    if (!(args->scene.flags & AV_FOR_GRADIENTS)) return refuse("the forward pass must be told AV_FOR_GRADIENTS");
     if (args->v_depth && !args->depth) return refuse("v_depth needs depth");
     return kernels().splat_backward(args);
 }
@@ -275,14 +276,14 @@ int32_t av_project_backward(const AvProjectBackward* args) {
 int32_t av_rasterize_forward(const AvRasterize* args) {
     const AvScene scene = image_scene(args->N, args->C, args->width, args->height);
     AV_REFUSE_IF(bad_scene(scene));
-    AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->launch.threads, args->saved_bytes, args->scratch_bytes));
     return finish(kernels().rasterize_forward(args), args->counters, args->capacity);
 }
 
 int32_t av_rasterize_backward(const AvRasterizeBackward* args) {
     const AvScene scene = image_scene(args->N, args->C, args->width, args->height);
     AV_REFUSE_IF(bad_scene(scene));
-    AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->saved_bytes, args->scratch_bytes));
+    AV_REFUSE_IF(bad_workspace(scene, args->capacity, args->launch.threads, args->saved_bytes, args->scratch_bytes));
     return kernels().rasterize_backward(args);
 }
 

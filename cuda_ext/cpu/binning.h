@@ -5,123 +5,194 @@
 namespace av {
 inline namespace AV_NS {
 
-// Sorts the Gaussians of one camera that have something to draw by depth, stably; returns how many there are and leaves them in
-// `*sorted`. Least significant digit radix sort on the bits of the positive floats, less their minimum: a head's depths differ in
-// 23 bits, which are two digits of twelve.
-static int32_t sort_by_depth(const uint32_t* keys, int64_t N, Keyed* const order[2], Keyed** sorted) {
-    enum { DIGIT = 12 };
-    int32_t count = 0;
-    uint32_t low = ~0u, high = 0;
-    for (int64_t n = 0; n < N; ++n) {
-        const uint32_t key = keys[n];
-        order[0][count] = {key, (uint32_t)n};
-        const bool drawn = key != ~0u;
-        count += drawn;  // no branch: what is not drawn is overwritten
-        low = key < low ? key : low;
-        high = drawn && key > high ? key : high;
-    }
-    int from = 0, width = 0;
-    while (count && width < 32 && (high - low) >> width) ++width;
-    const int passes = (width + DIGIT - 1) / DIGIT, digit = passes ? (width + passes - 1) / passes : 0;
-    for (int pass = 0; pass < passes; ++pass) {
-        uint32_t histogram[1 << DIGIT] = {0};
-        const uint32_t shift = (uint32_t)(pass * digit), mask = (1u << digit) - 1;
-        const Keyed* in = order[from];
-        Keyed* out = order[from ^ 1];
-        for (int32_t i = 0; i < count; ++i) ++histogram[(in[i].key - low) >> shift & mask];
-        uint32_t total = 0;
-        for (uint32_t d = 0; d <= mask; ++d) {
-            const uint32_t h = histogram[d];
-            histogram[d] = total;
-            total += h;
+// counts [parts, bins] become positions: after all parts of lower bins and earlier parts of the same one, from `position` on. Those of
+// the bins themselves go to `first` [bins + 1], if given.
+static int64_t counts_to_positions(uint32_t* counts, int64_t parts, int64_t bins, int64_t position, int64_t* first) {
+    enum { GROUP = 64 };
+    for (int64_t at = 0; at < bins; at += GROUP) {
+        const int many = bins - at < GROUP ? (int)(bins - at) : GROUP;
+        uint32_t start[GROUP] = {0};
+        for (int64_t part = 0; part < parts; ++part)
+            for (int i = 0; i < many; ++i) start[i] += counts[part * bins + at + i];
+        for (int i = 0; i < many; ++i) {
+            const uint32_t count = start[i];
+            start[i] = (uint32_t)position;
+            if (first) first[at + i] = position;
+            position += count;
         }
-        for (int32_t i = 0; i < count; ++i) out[histogram[(in[i].key - low) >> shift & mask]++] = in[i];
-        from ^= 1;
-    }
-    *sorted = order[from];
-    return count;
-}
-
-// Which 4×4 blocks of the tile at pixel (x, y) hold a pixel centre region that the ellipse reaches.
-AV_INLINE uint32_t touched_blocks(const Record& r, F16 a, F16 b, F16 c, F16 b_a, F16 b_c, F16 extent2, F16 block_x, F16 block_y,
-                                  float x, float y) {
-    const F16 x0 = block_x + F16(x + 0.5f - r.u), y0 = block_y + F16(y + 0.5f - r.v);
-    const F16 least = least_quadratic(a, b, c, b_a, b_c, x0, x0 + F16(3.0f), y0, y0 + F16(3.0f));
-    return bits(least <= extent2);
-}
-
-// Part `part` of the sorted order: fills the slots of its Gaussians and counts instances per tile.
-static void fill_slots(const Size& size, Record* records, const int64_t* block_first, const Keyed* sorted, int64_t begin, int64_t end,
-                       Slots* spans, uint32_t* slot_tile, uint16_t* slot_blocks, uint32_t* histogram) {
-    float bx[16], by[16];
-    for (int i = 0; i < 16; ++i) bx[i] = (float)(4 * (i % 4)), by[i] = (float)(4 * (i / 4));
-    const F16 block_x = load(bx), block_y = load(by);
-    memset(histogram, 0, (size_t)size.tiles * sizeof *histogram);
-    for (int64_t i = begin; i < end; ++i) {
-        if (i + 12 < end) __builtin_prefetch(records + sorted[i + 12].id, 1);  // depth order is memory disorder
-        Record& r = records[sorted[i].id];
-        int64_t slot = block_first[sorted[i].id / BLOCK] + r.first;
-        const float fa = r.a * (-1.0f / kHalfLog2e), fb = r.b * (-0.5f / kHalfLog2e), fc = r.c * (-1.0f / kHalfLog2e);
-        const F16 a = F16(fa), b = F16(fb), c = F16(fc), b_a = F16(fb / fa), b_c = F16(fb / fc), extent2 = F16(r.extent2);
-        const int64_t first = slot;
-        for (int ty = r.y0; ty < r.y1; ++ty) {
-            for (int tx = r.x0; tx < r.x1; ++tx) {
-                const uint32_t blocks = touched_blocks(r, a, b, c, b_a, b_c, extent2, block_x, block_y, (float)(tx * AV_TILE),
-                                                       (float)(ty * AV_TILE));
-                if (!blocks) continue;
-                const uint32_t tile = (uint32_t)(ty * size.tiles_x + tx);
-                slot_tile[slot] = tile;
-                slot_blocks[slot++] = (uint16_t)blocks;
-                ++histogram[tile];
+        for (int64_t part = 0; part < parts; ++part)
+            for (int i = 0; i < many; ++i) {
+                uint32_t& count = counts[part * bins + at + i];
+                const uint32_t mine = start[i];
+                start[i] += count;
+                count = mine;
             }
-        }
-        r.count = (uint32_t)(slot - first);
-        spans[i] = {(uint32_t)first, r.count};
     }
+    if (first) first[bins] = position;
+    return position;
 }
 
-static void scatter(const Keyed* sorted, const Slots* spans, int64_t begin, int64_t end, uint32_t record_base,
-                    const uint32_t* slot_tile, const uint16_t* slot_blocks, uint32_t* histogram, Instance* instances) {
-    for (int64_t i = begin; i < end; ++i) {
-        if (i + 16 < end) __builtin_prefetch(slot_tile + spans[i + 16].first), __builtin_prefetch(slot_blocks + spans[i + 16].first);
-        const uint32_t first = spans[i].first, last = first + spans[i].count;
-        for (uint32_t slot = first; slot < last; ++slot)
-            instances[histogram[slot_tile[slot]]++] = {record_base + sorted[i].id, slot, slot_blocks[slot]};
+// Sorts the Gaussians of each camera that have something to draw by depth, stably; where they are: [C, N], scratch.drawn[c] of each.
+// Least significant digit radix sort on the bits of the positive floats, less their minimum: a head's depths differ in 23 bits, which
+// are two digits of twelve. A stable order is the same however it is cut into parts.
+static const Keyed* sort_by_depth(const Size& size, const ForwardScratch& scratch, int threads) {
+    uint32_t range = 0;
+    for (int64_t c = 0; c < size.C; ++c) {
+        uint32_t low = ~0u, high = 0;
+        int32_t drawn = 0;
+        for (int64_t block = 0; block < size.blocks; ++block) {
+            BlockCount& count = scratch.counts[c * size.blocks + block];
+            low = count.low < low ? count.low : low;
+            high = count.high > high ? count.high : high;
+            const int32_t mine = count.drawn;
+            count.drawn = drawn;
+            drawn += mine;
+        }
+        scratch.drawn[c] = drawn, scratch.low[c] = low;
+        if (drawn && high - low > range) range = high - low;
     }
+    int width = 1;
+    while (width < 32 && range >> width) ++width;
+    const int passes = (width + DIGIT - 1) / DIGIT, digit = (width + passes - 1) / passes;
+    const uint32_t mask = (1u << digit) - 1;
+    const auto first_block = [&](int64_t part) { return part * size.blocks / size.parts; };
+    for (int pass = 0; pass < passes; ++pass) {
+        const uint32_t shift = (uint32_t)(pass * digit);
+        // Parts of the first pass are of blocks: what is counted is also compacted.
+        const auto begin = [&](int64_t c, int64_t part) -> int64_t {
+            if (part == 0 || part == size.parts) return part ? scratch.drawn[c] : 0;
+            return pass ? part * scratch.drawn[c] / size.parts : scratch.counts[c * size.blocks + first_block(part)].drawn;
+        };
+        Keyed* const from = scratch.order[pass & 1];
+        Keyed* const to = scratch.order[~pass & 1];
+        parallel_for(threads, size.C * size.parts, [&](int64_t task, int) {
+            const int64_t c = task / size.parts, part = task % size.parts;
+            Keyed* const in = from + c * size.N;
+            uint32_t* const histogram = scratch.histogram + (task << digit);
+            const uint32_t low = scratch.low[c];
+            memset(histogram, 0, sizeof(uint32_t) << digit);
+            if (pass == 0) {
+                const int64_t last = first_block(part + 1) * BLOCK < size.N ? first_block(part + 1) * BLOCK : size.N;
+                const int64_t end = begin(c, part + 1);
+                int64_t at = begin(c, part);
+                const uint32_t* keys = scratch.keys + c * size.N;
+                for (int64_t n = first_block(part) * BLOCK; at < end && n < last; ++n) {
+                    in[at] = {keys[n] - low, (uint32_t)n};
+                    at += keys[n] != ~0u;  // no branch: what is not drawn is overwritten
+                }
+            }
+            const int64_t end = begin(c, part + 1);
+            for (int64_t i = begin(c, part); i < end; ++i) ++histogram[in[i].key >> shift & mask];
+        });
+        parallel_for(threads, size.C, [&](int64_t c, int) {
+            counts_to_positions(scratch.histogram + ((c * size.parts) << digit), size.parts, mask + 1, 0, nullptr);
+        });
+        parallel_for(threads, size.C * size.parts, [&](int64_t task, int) {
+            const int64_t c = task / size.parts, part = task % size.parts, end = begin(c, part + 1);
+            const Keyed* const in = from + c * size.N;
+            Keyed* const out = to + c * size.N;
+            uint32_t* const position = scratch.histogram + (task << digit);
+            for (int64_t i = begin(c, part); i < end; ++i) out[position[in[i].key >> shift & mask]++] = in[i];
+        });
+    }
+    return scratch.order[passes & 1];
+}
+
+// The ellipse of a record, spread over lanes of 4×4 blocks: lane 4·row + column.
+struct Ellipse {
+    F16 a, b, c, b_a, b_c, extent2, x, y;  // x, y: of the first pixel centre of each block of a square at the origin, less the mean
+
+    AV_INLINE Ellipse(const Record& r) {
+        alignas(64) static const float columns[16] = {.5f, 4.5f, 8.5f, 12.5f, .5f, 4.5f, 8.5f, 12.5f, .5f, 4.5f, 8.5f, 12.5f, .5f, 4.5f, 8.5f, 12.5f};
+        alignas(64) static const float rows[16] = {.5f, .5f, .5f, .5f, 4.5f, 4.5f, 4.5f, 4.5f, 8.5f, 8.5f, 8.5f, 8.5f, 12.5f, 12.5f, 12.5f, 12.5f};
+        a = F16(r.a * (-1.0f / kHalfLog2e)), b = F16(r.b * (-0.5f / kHalfLog2e)), c = F16(r.c * (-1.0f / kHalfLog2e));
+        b_a = F16(r.b_a), b_c = F16(r.b_c), extent2 = F16(r.extent2);
+        x = load(columns) - F16(r.u), y = load(rows) - F16(r.v);
+    }
+
+    // Which blocks of the tile at pixel (left, top) hold a region of pixel centres that the ellipse reaches.
+    AV_INLINE uint32_t touches(float left, float top) const {
+        const F16 x0 = x + F16(left), y0 = y + F16(top);
+        return bits(least_quadratic(a, b, c, b_a, b_c, x0, x0 + F16(3.0f), y0, y0 + F16(3.0f)) <= extent2);
+    }
+};
+
+// What part `task` of the sorted order of one camera lists, front to back. Stores to where each instance belongs would wait for the
+// caches one after another; these do not.
+struct InstanceList {
+    const ForwardScratch& scratch;
+    Page* page;
+    uint32_t* histogram;  // instances per tile
+    Instance *start, *at, *end;
+
+    AV_INLINE InstanceList(const Size& size, const ForwardScratch& scratch, int64_t task)
+        : scratch(scratch), page(scratch.pages + task * part_pages(size)), histogram(scratch.histogram + task * size.tiles),
+          start(nullptr), at(nullptr), end(nullptr) {
+        memset(histogram, 0, (size_t)size.tiles * sizeof *histogram);
+    }
+
+    AV_INLINE void add(Instance instance) {
+        if (at == end) {
+            close();
+            page->index = (uint32_t)__atomic_fetch_add(scratch.taken, 1, __ATOMIC_RELAXED);
+            start = at = scratch.listed + (int64_t)page->index * PAGE, end = start + PAGE;
+        }
+        *at++ = instance;
+    }
+    AV_INLINE void close() {
+        if (!start) return;
+        page++->used = (uint32_t)(at - start);
+        for (const Instance* i = start; i < at; ++i) ++histogram[i->tile];
+    }
+};
+
+// Part of the sorted order of one camera: lists its instances, and counts them per tile. Returns how many pages that took.
+static uint32_t list_instances(const Size& size, const Record* records, uint32_t record_base, const BlockCount* counts,
+                               const Keyed* sorted, int64_t begin, int64_t end, Slots* slots, InstanceList list) {
+    enum { AHEAD = 12 };
+    const Page* const first_page = list.page;
+    for (int64_t i = begin; i < end; ++i) {
+        if (i + AHEAD < end) {  // depth order is memory disorder
+            __builtin_prefetch(records + sorted[i + AHEAD].id);
+            __builtin_prefetch(slots + sorted[i + AHEAD].id, 1);
+        }
+        const uint32_t id = sorted[i].id;
+        const Record& r = records[id];
+        const Ellipse ellipse(r);
+        const uint32_t first = (uint32_t)counts[id / BLOCK].slots + slots[id].first;
+        uint32_t slot = first;
+        for (int ty = r.y0; ty < r.y1; ++ty)
+            for (int tx = r.x0; tx < r.x1; ++tx) {
+                const uint32_t blocks = ellipse.touches((float)(AV_TILE * tx), (float)(AV_TILE * ty));
+                if (blocks) list.add({record_base + id, slot++, blocks, (uint32_t)(ty * size.tiles_x + tx)});
+            }
+        slots[id] = {first, slot - first};
+    }
+    list.close();
+    return (uint32_t)(list.page - first_page);
 }
 
 // Everything between projection and compositing.
 static void bin_instances(const Size& size, const Saved& saved, const ForwardScratch& scratch, int threads) {
-    Keyed** sorted = (Keyed**)__builtin_alloca(sizeof(Keyed*) * (size_t)size.C);
-    parallel_for(threads, size.C, [&](int64_t c, int) {
-        const int64_t at = c * size.N;
-        Keyed* const order[2] = {scratch.order[0] + at, scratch.order[1] + at};
-        scratch.visible[c] = sort_by_depth(scratch.keys + at, size.N, order, &sorted[c]);
-    });
-    const auto part_begin = [&](int64_t c, int64_t part) { return part * scratch.visible[c] / size.parts; };
+    const Keyed* const sorted = sort_by_depth(size, scratch, threads);
+    *scratch.taken = 0;
     parallel_for(threads, size.C * size.parts, [&](int64_t task, int) {
-        const int64_t c = task / size.parts, part = task % size.parts;
-        fill_slots(size, saved.records + c * size.N, saved.block_first + c * size.blocks, sorted[c], part_begin(c, part),
-                   part_begin(c, part + 1), scratch.spans + c * size.N, scratch.slot_tile, scratch.slot_blocks,
-                   scratch.histogram + task * size.tiles);
+        const int64_t c = task / size.parts, part = task % size.parts, at = c * size.N;
+        scratch.used_pages[task] = list_instances(
+            size, saved.records + at, (uint32_t)at, scratch.counts + c * size.blocks, sorted + at, part * scratch.drawn[c] / size.parts,
+            (part + 1) * scratch.drawn[c] / size.parts, saved.slots + at, InstanceList(size, scratch, task));
     });
     int64_t total = 0;
-    for (int64_t c = 0; c < size.C; ++c) {
-        for (int64_t tile = 0; tile < size.tiles; ++tile) {
-            saved.tile_first[c * size.tiles + tile] = total;
-            for (int64_t part = 0; part < size.parts; ++part) {
-                uint32_t& h = scratch.histogram[(c * size.parts + part) * size.tiles + tile];
-                const uint32_t count = h;
-                h = (uint32_t)total;
-                total += count;
-            }
-        }
-    }
-    saved.tile_first[size.C * size.tiles] = total;
+    for (int64_t c = 0; c < size.C; ++c)
+        total = counts_to_positions(scratch.histogram + c * size.parts * size.tiles, size.parts, size.tiles, total,
+                                    saved.tile_first + c * size.tiles);
     parallel_for(threads, size.C * size.parts, [&](int64_t task, int) {
-        const int64_t c = task / size.parts, part = task % size.parts;
-        scatter(sorted[c], scratch.spans + c * size.N, part_begin(c, part), part_begin(c, part + 1), (uint32_t)(c * size.N),
-                scratch.slot_tile, scratch.slot_blocks, scratch.histogram + task * size.tiles, saved.instances);
+        uint32_t* const positions = scratch.histogram + task * size.tiles;
+        const Page* const pages = scratch.pages + task * part_pages(size);
+        for (uint32_t p = 0; p < scratch.used_pages[task]; ++p) {
+            const Instance* const listed = scratch.listed + (int64_t)pages[p].index * PAGE;
+            for (uint32_t i = 0; i < pages[p].used; ++i) saved.instances[positions[listed[i].tile]++] = listed[i];
+        }
     });
 }
 

@@ -44,19 +44,33 @@ AV_OUTLINE Params load_params(const AvScene& scene, int64_t n, int count) {
     return p;
 }
 
-// Asks for the coefficients of the sixteen Gaussians after these; beyond the end it does nothing.
-template <int K>
-AV_INLINE void prefetch_sh(const AvScene& scene, int64_t n) {
-    const char* next = (const char*)(scene.sh + 3 * K * (n + 16));
-    for (int i = 0; i < 3 * K; ++i) __builtin_prefetch(next + 64 * i);
+// along[3i + j] = ∂colour[i]/∂mean[j], 0 where colour i is not free.
+AV_INLINE void colors_along_mean(int degree, const F16* sh, const F16* direction, F16 inv_distance, const M16* free, F16* along) {
+    F16 v[9];
+    for (int i = 0; i < 9; ++i) v[i] = along[i] = F16(0.0f);
+    sh_slopes(degree, direction[0], direction[1], direction[2], [&](int k, int axis, F16 slope) __attribute__((always_inline)) {
+        for (int i = 0; i < 3; ++i) v[3 * i + axis] = fma_(slope, sh[3 * k + i], v[3 * i + axis]);
+    });
+    for (int i = 0; i < 3; ++i) {
+        view_direction_backward(direction, inv_distance, v + 3 * i, along + 3 * i);
+        for (int j = 0; j < 3; ++j) along[3 * i + j] = keep(free[i], along[3 * i + j]);
+    }
+}
+
+// Asks for the coefficients of the sixteen Gaussians after these, a quarter of the lines at a time, between other work: a core waits when
+// it has asked for more than a dozen or two. Beyond the end it does nothing.
+AV_INLINE void prefetch_sh(const AvScene& scene, int64_t n, int quarter) {
+    const int lines = 3 * scene.sh_bases;
+    const char* next = (const char*)(scene.sh + lines * (n + 16));
+    for (int i = lines * quarter / 4; i < lines * (quarter + 1) / 4; ++i) __builtin_prefetch(next + 64 * i);
 }
 
 template <int K>
-AV_OUTLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& out) {
+AV_OUTLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& out, Shade* shade) {
     F16 Y[16], sh[3 * K];
-    prefetch_sh<K>(scene, n);
     sh_basis(scene.sh_degree, out.direction[0], out.direction[1], out.direction[2], Y);
     load_rows<3 * K>(scene.sh + 3 * K * n, count, sh);
+    prefetch_sh(scene, n, 2);
     out.visible = out.visible & all_finite<3 * K>(sh);
     const int bases = (scene.sh_degree + 1) * (scene.sh_degree + 1);
     for (int i = 0; i < 3; ++i) out.color[i] = F16(0.5f);
@@ -66,14 +80,24 @@ AV_OUTLINE void lanes_color(const AvScene& scene, int64_t n, int count, Lanes& o
         out.visible = out.visible & (abs_(out.color[i]) < F16(AV_COLOR_MAX));
         out.color[i] = max_(out.color[i], F16(0.0f));
     }
+    if (!shade) return;
+    M16 free[3];
+    F16 along[9];
+    for (int i = 0; i < 3; ++i) {
+        free[i] = out.visible & (out.color[i] > F16(0.0f));
+        shade->free[i] = (uint16_t)bits(free[i]);
+    }
+    colors_along_mean(scene.sh_degree, sh, out.direction, out.inv_distance, free, along);
+    for (int i = 0; i < 9; ++i) store(shade->along[i], along[i]);
 }
 
-AV_OUTLINE Lanes project_lanes(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count) {
+// shade: or NULL; left alone where nothing is visible.
+AV_OUTLINE Lanes project_lanes(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count, Shade* shade) {
     Lanes out;
     const bool antialiased = scene.flags & AV_ANTIALIASED;
     project_shape(cam, p.mean, p.quat, p.scale, antialiased, out.shape);
     const Shape<F16>& s = out.shape;
-    out.visible = s.visible & p.finite;
+    out.visible = s.visible & p.finite & mask_from_bits((1u << count) - 1);
     out.opacity = p.opacity * s.compensation;
     out.visible = out.visible & (out.opacity >= F16(AV_ALPHA_MIN));
     out.log2_opacity = log2_(select(out.visible, out.opacity, F16(1.0f)));
@@ -85,10 +109,10 @@ AV_OUTLINE Lanes project_lanes(const AvScene& scene, const Camera& cam, const Pa
     if (!bits(out.visible)) return out;
     out.inv_distance = view_direction(cam, p.mean, out.direction);
     switch (scene.sh_bases) {
-        case 1: lanes_color<1>(scene, n, count, out); break;
-        case 4: lanes_color<4>(scene, n, count, out); break;
-        case 9: lanes_color<9>(scene, n, count, out); break;
-        default: lanes_color<16>(scene, n, count, out); break;
+        case 1: lanes_color<1>(scene, n, count, out, shade); break;
+        case 4: lanes_color<4>(scene, n, count, out, shade); break;
+        case 9: lanes_color<9>(scene, n, count, out, shade); break;
+        default: lanes_color<16>(scene, n, count, out, shade); break;
     }
     return out;
 }
@@ -97,7 +121,7 @@ AV_INLINE Camera scene_camera(const AvScene& scene, int64_t c) {
     return make_camera(scene.viewmats + 16 * c, scene.Ks + 9 * c, scene.width, scene.height, scene.near_plane, scene.eps2d);
 }
 
-// Tiles [x0, x1) × [y0, y1) that the box touches: those that hold a pixel centre inside it. Returns how many, 0 where none.
+// Tiles [x0, x1) × [y0, y1) that the box touches: those that hold a pixel centre inside it. 0 where none.
 struct Tiles {
     F16 x0, y0, x1, y1, count;
 };
@@ -114,32 +138,61 @@ AV_INLINE Tiles touched_tiles(const Size& size, M16 visible, F16 u, F16 v, F16 e
     return t;
 }
 
-// Writes sixteen records, their sorting keys (depth as bits, all ones when nothing is to be drawn) and the first slot of each.
-// rows[0..10] hold the fields from u to extent2, 0 in lanes that are not visible; returns the slots used so far.
-AV_INLINE int64_t store_records(F16* rows, const Tiles& tiles, int count, int64_t slots, Record* records, uint32_t* keys) {
-    alignas(64) uint32_t first[16], wanted[16], key[16];
+// What projecting a block leaves besides arrays.
+struct BlockTally {
+    int64_t slots;
+    int32_t drawn;
+    F16 nearest, farthest;  // depths of what is drawn
+
+    AV_INLINE BlockTally() : slots(0), drawn(0), nearest(3.402823466e38f), farthest(0.0f) {}
+
+    AV_INLINE BlockCount count() const {
+        alignas(64) uint32_t low[16], high[16];
+        store((float*)low, nearest), store((float*)high, farthest);
+        BlockCount out = {slots, drawn, low[0], high[0]};
+        for (int l = 1; l < 16; ++l) {
+            out.low = low[l] < out.low ? low[l] : out.low;  // positive floats are ordered like their bits
+            out.high = high[l] > out.high ? high[l] : out.high;
+        }
+        return out;
+    }
+};
+
+// Writes sixteen records, their sorting keys (depth as bits, all ones when nothing is to be drawn) and the first slot of each, counted
+// from the start of the block. rows[0..10] hold the fields from u to extent2, 0 in lanes that are not visible.
+AV_INLINE void store_records(F16* rows, const Tiles& tiles, int count, BlockTally& tally, Record* records, uint32_t* keys, Slots* slots) {
+    alignas(64) static const uint32_t nothing[16] = {~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u};
+    alignas(64) uint32_t wanted[16];
+    const M16 drawn = tiles.count > F16(0.0f);
+    const F16 z = rows[9];
     store((float*)wanted, integer_bits(tiles.count));
-    store((float*)key, rows[9]);
-    for (int l = 0; l < 16; ++l) first[l] = (uint32_t)slots, slots += l < count ? wanted[l] : 0;
-    for (int l = 0; l < count; ++l) keys[l] = wanted[l] ? key[l] : ~0u;
+    for (int l = 0; l < count; ++l) slots[l] = {(uint32_t)tally.slots, 0}, tally.slots += wanted[l];
+    tally.drawn += __builtin_popcount(bits(drawn));
+    tally.nearest = select(drawn, min_(z, tally.nearest), tally.nearest);
+    tally.farthest = max_(keep(drawn, z), tally.farthest);
+    store_part((float*)keys, select(drawn, z, load((const float*)nothing)), count);
     rows[11] = pair_bits(tiles.x0, tiles.y0), rows[12] = pair_bits(tiles.x1, tiles.y1);
-    rows[13] = load((const float*)first);
-    rows[14] = rows[15] = F16(0.0f);
+    rows[13] = keep(drawn, F16(0.5f) * rows[3] / rows[2]), rows[14] = keep(drawn, F16(0.5f) * rows[3] / rows[4]);
+    rows[15] = F16(0.0f);
     transpose(rows);
     for (int l = 0; l < count; ++l) store((float*)(records + l), rows[l]);
-    return slots;
 }
 
-// Projects one block of Gaussians into one camera; returns the number of slots it needs.
-static int64_t project_block(const AvScene& scene, const Camera& cam, const Size& size, int64_t block, Record* records,
-                             uint32_t* keys, int32_t* radii) {
-    int64_t slots = 0;
+// Projects one block of Gaussians into one camera. shades: of all blocks, or NULL.
+static BlockCount project_block(const AvScene& scene, const Camera& cam, const Size& size, int64_t block, Record* records,
+                                uint32_t* keys, Slots* slots, Shade* shades, int32_t* radii) {
+    BlockTally tally;
     const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
     for (int64_t n = block * BLOCK; n < end; n += 16) {
         const int count = end - n < 16 ? (int)(end - n) : 16;
+        Shade* const shade = shades ? shades + n / 16 : nullptr;
+        prefetch_sh(scene, n, 0);
         const Params p = load_params(scene, n, count);
-        const Lanes lanes = project_lanes(scene, cam, p, n, count);
+        prefetch_sh(scene, n, 1);
+        const Lanes lanes = project_lanes(scene, cam, p, n, count, shade);
+        prefetch_sh(scene, n, 3);
         const M16 on = lanes.visible;
+        if (shade) shade->visible = (uint16_t)bits(on);
         const Shape<F16>& s = lanes.shape;
         const F16 inv_det = F16(1.0f) / s.det;
         const F16 fields[11] = {s.u, s.v, F16(-kHalfLog2e) * s.c * inv_det, F16(2.0f * kHalfLog2e) * s.b * inv_det,
@@ -148,7 +201,7 @@ static int64_t project_block(const AvScene& scene, const Camera& cam, const Size
         F16 rows[16];
         for (int i = 0; i < 11; ++i) rows[i] = keep(on, fields[i]);
         const Tiles tiles = touched_tiles(size, on, s.u, s.v, lanes.extent_x, lanes.extent_y);
-        slots = store_records(rows, tiles, count, slots, records + n, keys + n);
+        store_records(rows, tiles, count, tally, records + n, keys + n, slots + n);
         if (radii) {
             const F16 most = F16(1073741824.0f);
             const F16 r[2] = {integer_bits(ceil_(min_(keep(on, lanes.extent_x), most))),
@@ -156,15 +209,14 @@ static int64_t project_block(const AvScene& scene, const Camera& cam, const Size
             store_rows<2>((float*)(radii + 2 * n), count, r);
         }
     }
-    return slots;
+    return tally.count();
 }
 
 // Gradients of one camera's projection of sixteen Gaussians, summed over cameras by the caller.
 struct LanesGradient {
     F16 u, v, a, b, c;  // to the mean in pixels and to the conic
     F16 log_opacity;    // to the logarithm of the compensated opacity
-    F16 color[3], z, weight;  // weight: Σ alpha·transmittance, a statistic
-    M16 color_free[3];        // the colour was not clamped at zero
+    F16 color[3], z;    // to the colour before it was clamped at zero
 };
 
 struct ParamsGradient {
@@ -237,39 +289,46 @@ AV_INLINE void store_outer(float* out, int count, const F16* Y, const F16* c, bo
 }
 
 template <int K>
-AV_OUTLINE void color_backward(const AvScene& scene, int64_t n, int count, const F16* direction, F16 inv_distance, const F16* v_color,
-                               F16* v_mean, const GradientOut& out, bool add) {
-    F16 Y[16], v_Y[16], sh[3 * K], v_d[3] = {F16(0.0f), F16(0.0f), F16(0.0f)};
+AV_OUTLINE void coefficients_backward(const AvScene& scene, int64_t n, int count, const F16* direction, const F16* v_color,
+                                      const GradientOut& out, bool add) {
+    F16 Y[16];
     for (int k = 0; k < K; ++k) Y[k] = F16(0.0f);  // beyond the degree nothing moves
     sh_basis(scene.sh_degree, direction[0], direction[1], direction[2], Y);
-    if (out.sh) store_outer<K>(out.sh + 3 * K * n, count, Y, v_color, add, out.past_cache);
-    prefetch_sh<K>(scene, n);
-    load_rows<3 * K>(scene.sh + 3 * K * n, count, sh);
-    for (int k = 0; k < K; ++k) v_Y[k] = sh[3 * k] * v_color[0] + sh[3 * k + 1] * v_color[1] + sh[3 * k + 2] * v_color[2];
-    sh_basis_backward(scene.sh_degree, direction[0], direction[1], direction[2], v_Y, v_d[0], v_d[1], v_d[2]);
-    view_direction_backward(direction, inv_distance, v_d, v_mean);
+    store_outer<K>(out.sh + 3 * K * n, count, Y, v_color, add, out.past_cache);
 }
 
-// Adds the gradient of one camera; `visible` lanes only. `first`: nothing has been written to
-// out.sh yet.
-AV_OUTLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count, M16 visible,
-                               const LanesGradient& g, const GradientOut& out, bool first, ParamsGradient& total) {
-    Shape<F16> s;
+// Adds the gradient of one camera; `visible` lanes only. s: their shapes in it; along: ∂colour[i]/∂mean[j] as in Shade. `first`:
+// nothing has been written to out.sh yet.
+template <bool kCamera>
+AV_OUTLINE void lanes_backward(const AvScene& scene, const Camera& cam, const Params& p, const Shape<F16>& s, const F16* along, int64_t n,
+                               int count, M16 visible, const LanesGradient& g, const GradientOut& out, bool first,
+                               ParamsGradient& total, float* camera_sums) {
     const bool antialiased = scene.flags & AV_ANTIALIASED;
-    project_shape(cam, p.mean, p.quat, p.scale, antialiased, s);
     F16 v_mean[3] = {F16(0.0f), F16(0.0f), F16(0.0f)}, v_quat[4], v_scale[3];
     const F16 v_comp = antialiased ? g.log_opacity / s.compensation : F16(0.0f);
-    project_shape_backward(cam, p.quat, p.scale, antialiased, s, g.u, g.v, g.z, g.a, g.b, g.c, v_comp, v_mean, v_quat, v_scale);
-    F16 direction[3], v_color[3];
-    const F16 inv_distance = view_direction(cam, p.mean, direction);
-    for (int i = 0; i < 3; ++i) direction[i] = keep(visible, direction[i]);  // a culled mean may be anything
-    for (int i = 0; i < 3; ++i) v_color[i] = keep(visible & g.color_free[i], g.color[i]);
-    const bool add = !first;
-    switch (scene.sh_bases) {
-        case 1: color_backward<1>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
-        case 4: color_backward<4>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
-        case 9: color_backward<9>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
-        default: color_backward<16>(scene, n, count, direction, inv_distance, v_color, v_mean, out, add); break;
+    F16 v_camera[AV_CAMERA_SUMS];
+    for (int i = 0; i < AV_CAMERA_SUMS; ++i) v_camera[i] = F16(0.0f);
+    project_shape_backward(cam, p.mean, p.quat, p.scale, antialiased, s, g.u, g.v, g.z, g.a, g.b, g.c, v_comp, v_mean, v_quat, v_scale,
+                           kCamera ? v_camera : nullptr);
+    if (kCamera) {
+        F16 seen_from[3] = {F16(0.0f), F16(0.0f), F16(0.0f)};
+        for (int i = 0; i < 3; ++i)
+            for (int j = 0; j < 3; ++j) seen_from[j] = fma_(along[3 * i + j], g.color[i], seen_from[j]);
+        view_point_backward(cam, seen_from, v_camera);
+        for (int i = 0; i < AV_CAMERA_SUMS; ++i) camera_sums[i] += sum(keep(visible, v_camera[i]));
+    }
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 3; ++j) v_mean[j] = fma_(along[3 * i + j], g.color[i], v_mean[j]);
+    if (out.sh) {
+        F16 direction[3];
+        view_direction(cam, p.mean, direction);
+        for (int i = 0; i < 3; ++i) direction[i] = keep(visible, direction[i]);  // a culled mean may be anything
+        switch (scene.sh_bases) {
+            case 1: coefficients_backward<1>(scene, n, count, direction, g.color, out, !first); break;
+            case 4: coefficients_backward<4>(scene, n, count, direction, g.color, out, !first); break;
+            case 9: coefficients_backward<9>(scene, n, count, direction, g.color, out, !first); break;
+            default: coefficients_backward<16>(scene, n, count, direction, g.color, out, !first); break;
+        }
     }
     for (int i = 0; i < 3; ++i) total.mean[i] += keep(visible, v_mean[i]);
     for (int i = 0; i < 4; ++i) total.quat[i] += keep(visible, v_quat[i]);

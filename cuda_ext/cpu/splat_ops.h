@@ -8,23 +8,30 @@
 namespace av {
 inline namespace AV_NS {
 
-static int32_t splat_sizes(const AvScene* scene, int64_t capacity, int32_t, int64_t* saved, int64_t* scratch) {
-    const Size size = make_size(scene->N, scene->C, scene->width, scene->height, capacity);
-    *saved = saved_layout(size, nullptr).bytes;
+AV_INLINE Size scene_size(const AvScene& scene, int64_t capacity, int threads) {
+    return make_size(scene.N, scene.C, scene.width, scene.height, capacity, threads);
+}
+
+AV_INLINE Saved scene_saved(const AvScene& scene, const Size& size, const void* base) {
+    return saved_layout(size, const_cast<void*>(base), scene.flags & AV_FOR_GRADIENTS);
+}
+
+static int32_t splat_sizes(const AvScene* scene, int64_t capacity, int32_t threads, int64_t* saved, int64_t* scratch) {
+    const Size size = scene_size(*scene, capacity, threads);
+    *saved = scene_saved(*scene, size, nullptr).bytes;
     const int64_t forward = forward_layout(size, nullptr).bytes, backward = backward_bytes(size);
     *scratch = forward > backward ? forward : backward;
     return AV_OK;
 }
 
 // Prefix sums over the blocks' slots; false when the workspaces are too small.
-static bool reserve_slots(const Size& size, int64_t* block_first, int32_t* counters) {
+static bool reserve_slots(const Size& size, BlockCount* counts, int32_t* counters) {
     int64_t total = 0;
     for (int64_t i = 0; i < size.C * size.blocks; ++i) {
-        const int64_t count = block_first[i];
-        block_first[i] = total;
+        const int64_t count = counts[i].slots;
+        counts[i].slots = total;
         total += count;
     }
-    block_first[size.C * size.blocks] = total;
     counters[0] = (int32_t)(total < 0x7fffffff ? total : 0x7fffffff);
     counters[1] = total > size.capacity;
     return total <= size.capacity;
@@ -37,9 +44,8 @@ static void sum_weights(const Size& size, const Saved& saved, const float* slot_
         for (int64_t n = block * BLOCK; n < end; ++n) {
             float total = 0.0f;
             for (int64_t c = 0; c < size.C; ++c) {
-                const Record& r = saved.records[c * size.N + n];
-                const int64_t first = saved.block_first[c * size.blocks + block] + r.first;
-                for (uint32_t i = 0; i < r.count; ++i) total += slot_weight[first + i];
+                const Slots& slots = saved.slots[c * size.N + n];
+                for (uint32_t i = 0; i < slots.count; ++i) total += slot_weight[slots.first + i];
             }
             contributions[n] = total;
         }
@@ -51,7 +57,7 @@ static int32_t composite(const Size& size, const Saved& saved, const ForwardScra
     bin_instances(size, saved, scratch, threads);
     counters[2] = 0;
     counters[3] = 0;
-    for (int64_t c = 0; c < size.C; ++c) counters[2] += scratch.visible[c];
+    for (int64_t c = 0; c < size.C; ++c) counters[2] += scratch.drawn[c];
     parallel_for(threads, size.C * size.tiles, [&](int64_t index, int) {
         if (contributions && images.depth)
             composite_tile<true, true>(size, saved, images, index, scratch.slot_weight);
@@ -68,17 +74,18 @@ static int32_t composite(const Size& size, const Saved& saved, const ForwardScra
 
 static int32_t splat_forward(const AvSplatForward* args) {
     const AvScene& scene = args->scene;
-    const Size size = make_size(scene.N, scene.C, scene.width, scene.height, args->capacity);
-    const Saved saved = saved_layout(size, args->saved);
-    const ForwardScratch scratch = forward_layout(size, args->scratch);
     const int threads = args->launch.threads;
+    const Size size = scene_size(scene, args->capacity, threads);
+    const Saved saved = scene_saved(scene, size, args->saved);
+    const ForwardScratch scratch = forward_layout(size, args->scratch);
     parallel_for(threads, size.C * size.blocks, [&](int64_t task, int) {
-        const int64_t c = task / size.blocks;
-        saved.block_first[task] = project_block(scene, scene_camera(scene, c), size, task % size.blocks,
-                                                saved.records + c * size.N, scratch.keys + c * size.N,
-                                                args->radii ? args->radii + 2 * c * size.N : nullptr);
+        const int64_t c = task / size.blocks, at = c * size.N;
+        scratch.counts[task] = project_block(scene, scene_camera(scene, c), size, task % size.blocks, saved.records + at,
+                                             scratch.keys + at, saved.slots + at,
+                                             saved.shades ? saved.shades + c * shade_groups(size) : nullptr,
+                                             args->radii ? args->radii + 2 * at : nullptr);
     });
-    if (!reserve_slots(size, saved.block_first, args->counters)) return AV_OVERFLOW;
+    if (!reserve_slots(size, scratch.counts, args->counters)) return AV_OVERFLOW;
     const Pixels images = {scene.backgrounds, args->color, args->alpha, args->depth, nullptr, nullptr, nullptr};
     return composite(size, saved, scratch, images, threads, args->contributions, args->counters);
 }
@@ -93,73 +100,84 @@ static void composite_backward(const Size& size, const Saved& saved, const Pixel
     });
 }
 
-// Sums the slots of sixteen Gaussians of one camera and turns moments into gradients of the projection. Returns the visible lanes.
-AV_INLINE M16 gather_slots(const Size& size, const Saved& saved, const Slot* slots, int64_t c, int64_t n, int count,
-                           LanesGradient& g) {
-    F16 fields[16], rows[16];
-    const int64_t base = saved.block_first[c * size.blocks + n / BLOCK];
-    const Record* records = saved.records + c * size.N + n;
-    const F16 zero = F16(0.0f);
-    uint32_t visible = 0;
+// Sums the slots of sixteen Gaussians of one camera: rows[0..11] as the fields of a Slot. Returns the lanes that have any.
+AV_INLINE M16 gather_slots(const Slots* of, const Slot* slots, int count, F16* rows) {
+    uint32_t any = 0;
     for (int l = 0; l < 16; ++l) {
-        const Record& r = records[l < count ? l : 0];
-        fields[l] = load((const float*)&r);
-        const uint32_t slots_used = l < count ? r.count : 0;
-        const float* slot = (const float*)(slots + base + r.first);
-        F16 total = zero;
-        for (uint32_t i = 0; i < slots_used; ++i) total += load(slot + 16 * i);
+        const uint32_t used = l < count ? of[l].count : 0;
+        const float* slot = (const float*)(slots + (used ? of[l].first : 0));
+        F16 total = F16(0.0f);
+        for (uint32_t i = 0; i < used; ++i) total += load(slot + 16 * i);
         rows[l] = total;
-        visible |= (uint32_t)(slots_used > 0) << l;
+        any |= (uint32_t)(used > 0) << l;
     }
     transpose(rows);
-    transpose(fields);
-    const F16 a = fields[2] * F16(-1.0f / kHalfLog2e), b = fields[3] * F16(-0.5f / kHalfLog2e);
-    const F16 c_ = fields[4] * F16(-1.0f / kHalfLog2e), half = F16(-0.5f);
-    g.log_opacity = rows[0];
-    g.u = a * rows[1] + b * rows[2];
-    g.v = b * rows[1] + c_ * rows[2];
-    g.a = half * rows[3], g.b = -rows[4], g.c = half * rows[5];
-    for (int i = 0; i < 3; ++i) {
-        g.color[i] = rows[6 + i];
-        g.color_free[i] = fields[6 + i] > zero;
-    }
-    g.z = rows[9];
-    g.weight = rows[10];
-    return mask_from_bits(visible);
+    return mask_from_bits(any);
 }
 
-static void add_statistics(const Size& size, const Saved& saved, const LanesGradient& g, const AvSplatBackward& args, int64_t c,
-                           int64_t n, int count) {
-    alignas(64) float norm[16], weight[16];
-    store(weight, g.weight);
-    const F16 u = g.u * F16(0.5f * (float)size.width), v = g.v * F16(0.5f * (float)size.height);
-    store(norm, sqrt_(u * u + v * v));
-    for (int l = 0; l < count; ++l) {
-        const Record& r = saved.records[c * size.N + n + l];
-        if (r.extent2 == 0.0f) continue;  // culled
-        if (args.contributions) args.contributions[n + l] += weight[l];
-        if (args.grad_norm) args.grad_norm[n + l] += norm[l];
-        if (args.count) args.count[n + l] += 1.0f;
-        if (args.max_radius) {
-            // a and c of the record are those of the inverse covariance: undo that for the larger half-size of the box
-            const float a = -r.a / kHalfLog2e, b = -r.b / (2.0f * kHalfLog2e), cc = -r.c / kHalfLog2e;
-            const float radius = ceilf(sqrtf(r.extent2 * max_(a, cc) / (a * cc - b * b)));
-            args.max_radius[n + l] = max_(args.max_radius[n + l], radius);
-        }
+// From those sums to gradients of the projection.
+AV_INLINE LanesGradient from_sums(const F16* rows, F16 xx, F16 xy, F16 yy) {
+    LanesGradient g;
+    const F16 half = F16(-0.5f);
+    g.log_opacity = rows[0];
+    g.u = xx * rows[1] + xy * rows[2];
+    g.v = xy * rows[1] + yy * rows[2];
+    g.a = half * rows[3], g.b = -rows[4], g.c = half * rows[5];
+    for (int i = 0; i < 3; ++i) g.color[i] = rows[6 + i];
+    g.z = rows[9];
+    return g;
+}
+
+// `on`: the lanes that the camera sees, s their shapes; weight: Σ alpha·transmittance.
+AV_INLINE void add_statistics(const AvSplatBackward& args, const Size& size, const Params& p, const Shape<F16>& s, M16 on,
+                              const LanesGradient& g, F16 weight, int64_t n, int count) {
+    const auto add = [&](float* sums, F16 what) { store_part(sums + n, load_part(sums + n, count) + keep(on, what), count); };
+    if (args.contributions) add(args.contributions, weight);
+    if (args.count) add(args.count, F16(1.0f));
+    if (args.grad_norm) {
+        const F16 u = g.u * F16(0.5f * (float)size.width), v = g.v * F16(0.5f * (float)size.height);
+        add(args.grad_norm, sqrt_(u * u + v * v));
+    }
+    if (args.max_radius) {
+        const F16 extent2 = extent_squared(log2_(select(on, p.opacity * s.compensation, F16(1.0f))));
+        const F16 radius = ceil_(sqrt_(extent2 * max_(s.a, s.c)));
+        store_part(args.max_radius + n, max_(load_part(args.max_radius + n, count), keep(on, radius)), count);
+    }
+}
+
+// Gradients to cameras, summed over blocks of Gaussians in [C, blocks, AV_CAMERA_SUMS], then over all: the same order on any number of
+// threads.
+AV_INLINE float* block_camera_sums(float* sums, const Size& size, int64_t c, int64_t block) {
+    return sums ? sums + (c * size.blocks + block) * AV_CAMERA_SUMS : nullptr;
+}
+
+static void clear_camera_sums(float* sums, const Size& size, int64_t block) {
+    for (int64_t c = 0; sums && c < size.C; ++c) memset(block_camera_sums(sums, size, c, block), 0, AV_CAMERA_SUMS * sizeof(float));
+}
+
+static void store_camera_gradients(const float* sums, const Size& size, float* v_viewmats, float* v_Ks) {
+    for (int64_t c = 0; sums && c < size.C; ++c) {
+        double total[AV_CAMERA_SUMS] = {0};
+        for (int64_t block = 0; block < size.blocks; ++block)
+            for (int i = 0; i < AV_CAMERA_SUMS; ++i) total[i] += (double)sums[(c * size.blocks + block) * AV_CAMERA_SUMS + i];
+        camera_gradient(total, v_viewmats + 16 * c, v_Ks + 9 * c);
     }
 }
 
 static int32_t splat_backward(const AvSplatBackward* args) {
     const AvScene& scene = args->scene;
-    const Size size = make_size(scene.N, scene.C, scene.width, scene.height, args->capacity);
-    const Saved saved = saved_layout(size, const_cast<void*>(args->saved));
+    const int threads = args->launch.threads;
+    const Size size = scene_size(scene, args->capacity, threads);
+    const Saved saved = scene_saved(scene, size, args->saved);
     Slot* slots = (Slot*)args->scratch;
     const Pixels images = {scene.backgrounds, const_cast<float*>(args->color), const_cast<float*>(args->alpha),
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
-    composite_backward(size, saved, images, args->launch.threads, slots);
+    composite_backward(size, saved, images, threads, slots);
     const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
     const bool statistics = args->grad_norm || args->count || args->max_radius || args->contributions;
-    parallel_for(args->launch.threads, size.blocks, [&](int64_t block, int) {
+    const bool antialiased = scene.flags & AV_ANTIALIASED;
+    parallel_for(threads, size.blocks, [&](int64_t block, int) {
+        clear_camera_sums(args->camera_sums, size, block);
         const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
         for (int64_t n = block * BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
@@ -167,17 +185,31 @@ static int32_t splat_backward(const AvSplatBackward* args) {
             ParamsGradient total = no_gradient();
             bool unseen = true;
             for (int64_t c = 0; c < size.C; ++c) {
-                LanesGradient g;
-                const M16 visible = gather_slots(size, saved, slots, c, n, count, g);
-                if (statistics) add_statistics(size, saved, g, *args, c, n, count);
-                if (!bits(visible)) continue;
-                lanes_backward(scene, scene_camera(scene, c), params, n, count, visible, g, out, unseen, total);
+                const Shade& shade = saved.shades[c * shade_groups(size) + n / 16];
+                if (!shade.visible) continue;
+                const Camera cam = scene_camera(scene, c);
+                F16 rows[16], along[9];
+                const M16 drawn = gather_slots(saved.slots + c * size.N + n, slots, count, rows);
+                Shape<F16> s;
+                project_shape(cam, params.mean, params.quat, params.scale, antialiased, s);
+                const F16 inv_det = F16(1.0f) / s.det;
+                LanesGradient g = from_sums(rows, s.c * inv_det, -(s.b * inv_det), s.a * inv_det);
+                if (statistics) add_statistics(*args, size, params, s, mask_from_bits(shade.visible), g, rows[10], n, count);
+                if (!bits(drawn)) continue;
+                for (int i = 0; i < 9; ++i) along[i] = load(shade.along[i]);
+                for (int i = 0; i < 3; ++i) g.color[i] = keep(drawn & mask_from_bits(shade.free[i]), g.color[i]);
+                if (args->camera_sums)
+                    lanes_backward<true>(scene, cam, params, s, along, n, count, drawn, g, out, unseen, total,
+                                         block_camera_sums(args->camera_sums, size, c, block));
+                else
+                    lanes_backward<false>(scene, cam, params, s, along, n, count, drawn, g, out, unseen, total, nullptr);
                 unseen = false;
             }
             store_gradient(scene, params, total, n, count, unseen, out);
         }
         if (out.past_cache) fence();
     });
+    store_camera_gradients(args->camera_sums, size, args->v_viewmats, args->v_Ks);
     return AV_OK;
 }
 
@@ -186,7 +218,7 @@ static int32_t splat_backward(const AvSplatBackward* args) {
 static int32_t project_forward(const AvProject* args) {
     const AvScene& scene = args->scene;
     const AvProjected& out = args->out;
-    const Size size = make_size(scene.N, scene.C, scene.width, scene.height, 0);
+    const Size size = scene_size(scene, 0, args->launch.threads);
     parallel_for(args->launch.threads, size.C * size.blocks, [&](int64_t task, int) {
         const int64_t c = task / size.blocks, block = task % size.blocks;
         const Camera cam = scene_camera(scene, c);
@@ -194,7 +226,7 @@ static int32_t project_forward(const AvProject* args) {
         for (int64_t n = block * BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
             const Params p = load_params(scene, n, count);
-            const Lanes lanes = project_lanes(scene, cam, p, n, count);
+            const Lanes lanes = project_lanes(scene, cam, p, n, count, nullptr);
             const Shape<F16>& s = lanes.shape;
             const M16 on = lanes.visible;
             const F16 inv_det = F16(1.0f) / s.det;
@@ -218,12 +250,24 @@ static int32_t project_forward(const AvProject* args) {
     return AV_OK;
 }
 
+// ∂colour[i]/∂mean[j] of sixteen Gaussians, as in Shade.
+template <int K>
+AV_OUTLINE void colors_along_means(const AvScene& scene, const Camera& cam, const Params& p, int64_t n, int count, const M16* free,
+                                   F16* along) {
+    F16 direction[3], sh[3 * K];
+    const F16 inv_distance = view_direction(cam, p.mean, direction);
+    load_rows<3 * K>(scene.sh + 3 * K * n, count, sh);
+    colors_along_mean(scene.sh_degree, sh, direction, inv_distance, free, along);
+}
+
 static int32_t project_backward(const AvProjectBackward* args) {
     const AvScene& scene = args->scene;
     const AvProjected& v = args->v_out;
     const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
-    const Size size = make_size(scene.N, scene.C, scene.width, scene.height, 0);
+    const Size size = scene_size(scene, 0, args->launch.threads);
+    const bool antialiased = scene.flags & AV_ANTIALIASED;
     parallel_for(args->launch.threads, size.blocks, [&](int64_t block, int) {
+        clear_camera_sums(args->camera_sums, size, block);
         const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
         for (int64_t n = block * BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
@@ -235,7 +279,9 @@ static int32_t project_backward(const AvProjectBackward* args) {
                 uint32_t visible = 0;
                 for (int l = 0; l < count; ++l) visible |= (uint32_t)(args->out.radii[2 * (at + l)] > 0) << l;
                 if (!visible) continue;
-                F16 uv[2], conic[3], color[3], v_opacity, opacity;
+                const Camera cam = scene_camera(scene, c);
+                F16 uv[2], conic[3], color[3], v_opacity, opacity, along[9];
+                M16 free[3];
                 LanesGradient g;
                 load_rows<2>(v.means2d + 2 * at, count, uv);
                 load_rows<3>(v.conics + 3 * at, count, conic);
@@ -244,22 +290,39 @@ static int32_t project_backward(const AvProjectBackward* args) {
                 load_rows<1>(v.opacities + at, count, &v_opacity);
                 load_rows<1>(args->out.opacities + at, count, &opacity);
                 load_rows<3>(args->out.colors + 3 * at, count, color);
-                for (int i = 0; i < 3; ++i) g.color_free[i] = color[i] > F16(0.0f);
+                for (int i = 0; i < 3; ++i) {
+                    free[i] = mask_from_bits(visible) & (color[i] > F16(0.0f));
+                    g.color[i] = keep(free[i], g.color[i]);
+                }
+                switch (scene.sh_bases) {
+                    case 1: colors_along_means<1>(scene, cam, params, n, count, free, along); break;
+                    case 4: colors_along_means<4>(scene, cam, params, n, count, free, along); break;
+                    case 9: colors_along_means<9>(scene, cam, params, n, count, free, along); break;
+                    default: colors_along_means<16>(scene, cam, params, n, count, free, along); break;
+                }
+                Shape<F16> s;
+                project_shape(cam, params.mean, params.quat, params.scale, antialiased, s);
                 g.u = uv[0], g.v = uv[1], g.a = conic[0], g.b = conic[1], g.c = conic[2];
                 g.log_opacity = v_opacity * opacity;
-                lanes_backward(scene, scene_camera(scene, c), params, n, count, mask_from_bits(visible), g, out, unseen, total);
+                if (args->camera_sums)
+                    lanes_backward<true>(scene, cam, params, s, along, n, count, mask_from_bits(visible), g, out, unseen, total,
+                                         block_camera_sums(args->camera_sums, size, c, block));
+                else
+                    lanes_backward<false>(scene, cam, params, s, along, n, count, mask_from_bits(visible), g, out, unseen, total, nullptr);
                 unseen = false;
             }
             store_gradient(scene, params, total, n, count, unseen, out);
         }
         if (out.past_cache) fence();
     });
+    store_camera_gradients(args->camera_sums, size, args->v_viewmats, args->v_Ks);
     return AV_OK;
 }
 
 // Records of Gaussians that somebody else projected.
-static int64_t pack_block(const AvProjected& in, const Size& size, int64_t c, int64_t block, Record* records, uint32_t* keys) {
-    int64_t slots = 0;
+static BlockCount pack_block(const AvProjected& in, const Size& size, int64_t c, int64_t block, Record* records, uint32_t* keys,
+                             Slots* slots) {
+    BlockTally tally;
     const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
     const F16 zero = F16(0.0f), far = F16(AV_COORD_MAX), bright = F16(AV_COLOR_MAX);
     for (int64_t n = block * BLOCK; n < end; n += 16) {
@@ -283,27 +346,27 @@ static int64_t pack_block(const AvProjected& in, const Size& size, int64_t c, in
         F16 rows[16];
         for (int i = 0; i < 11; ++i) rows[i] = keep(on, fields[i]);
         const Tiles tiles = touched_tiles(size, on, uv[0], uv[1], sqrt_(extent2 * conic[2] / det), sqrt_(extent2 * conic[0] / det));
-        slots = store_records(rows, tiles, count, slots, records + at, keys + at);
+        store_records(rows, tiles, count, tally, records + at, keys + at, slots + at);
     }
-    return slots;
+    return tally.count();
 }
 
 static int32_t rasterize_forward(const AvRasterize* args) {
-    const Size size = make_size(args->N, args->C, args->width, args->height, args->capacity);
-    const Saved saved = saved_layout(size, args->saved);
-    const ForwardScratch scratch = forward_layout(size, args->scratch);
     const int threads = args->launch.threads;
+    const Size size = make_size(args->N, args->C, args->width, args->height, args->capacity, threads);
+    const Saved saved = saved_layout(size, args->saved, false);
+    const ForwardScratch scratch = forward_layout(size, args->scratch);
     parallel_for(threads, size.C * size.blocks, [&](int64_t task, int) {
-        saved.block_first[task] = pack_block(args->in, size, task / size.blocks, task % size.blocks, saved.records, scratch.keys);
+        scratch.counts[task] = pack_block(args->in, size, task / size.blocks, task % size.blocks, saved.records, scratch.keys, saved.slots);
     });
-    if (!reserve_slots(size, saved.block_first, args->counters)) return AV_OVERFLOW;
+    if (!reserve_slots(size, scratch.counts, args->counters)) return AV_OVERFLOW;
     const Pixels images = {args->backgrounds, args->color, args->alpha, args->depth, nullptr, nullptr, nullptr};
     return composite(size, saved, scratch, images, threads, args->contributions, args->counters);
 }
 
 static int32_t rasterize_backward(const AvRasterizeBackward* args) {
-    const Size size = make_size(args->N, args->C, args->width, args->height, args->capacity);
-    const Saved saved = saved_layout(size, const_cast<void*>(args->saved));
+    const Size size = make_size(args->N, args->C, args->width, args->height, args->capacity, args->launch.threads);
+    const Saved saved = saved_layout(size, const_cast<void*>(args->saved), false);
     Slot* slots = (Slot*)args->scratch;
     const Pixels images = {args->backgrounds, const_cast<float*>(args->color), const_cast<float*>(args->alpha),
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
@@ -315,10 +378,11 @@ static int32_t rasterize_backward(const AvRasterizeBackward* args) {
         for (int64_t n = block * BLOCK; n < end; n += 16) {
             const int count = end - n < 16 ? (int)(end - n) : 16;
             const int64_t at = c * size.N + n;
-            LanesGradient g;
-            const M16 on = gather_slots(size, saved, slots, c, n, count, g);
-            F16 opacity;
+            F16 rows[16], forms[3], opacity;
+            const M16 on = gather_slots(saved.slots + at, slots, count, rows);
+            load_rows<3>(args->in.conics + 3 * at, count, forms);
             load_rows<1>(args->in.opacities + at, count, &opacity);
+            const LanesGradient g = from_sums(rows, forms[0], forms[1], forms[2]);
             const F16 uv[2] = {keep(on, g.u), keep(on, g.v)}, conic[3] = {keep(on, g.a), keep(on, g.b), keep(on, g.c)};
             F16 color[3];
             for (int i = 0; i < 3; ++i) color[i] = keep(on, g.color[i]);

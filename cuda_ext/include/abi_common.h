@@ -14,6 +14,7 @@ typedef enum AvFlags {
     AV_ANTIALIASED = 1,      // compensate the opacity for the low-pass filter
     AV_LOG_SCALES = 2,       // scales hold logarithms; gradients are to the logarithms
     AV_LOGIT_OPACITIES = 4,  // opacities hold logits; gradients are to the logits
+    AV_FOR_GRADIENTS = 8,    // a backward pass follows; the same in both
 } AvFlags;
 
 // Where and how to run. CUDA: device and stream; CPU: number of threads (≥ 1; results do not depend on it).

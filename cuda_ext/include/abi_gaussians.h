@@ -6,6 +6,8 @@
 extern "C" {
 #endif
 
+#define AV_CAMERA_SUMS 17  // gradients to a camera: rotation, translation, and the five of K
+
 // N Gaussians seen by C cameras.
 typedef struct AvScene {
     int64_t N;
@@ -67,6 +69,9 @@ typedef struct AvSplatBackward {
     void* scratch;
     int64_t scratch_bytes;
     float* contributions;  // [N] or NULL, accumulated; CPU only: cheaper here than in the forward pass
+    float* v_viewmats;     // [C, 4, 4] or NULL, written
+    float* v_Ks;           // [C, 3, 3] or NULL, as v_viewmats
+    float* camera_sums;    // [C, ceil(N / 64), AV_CAMERA_SUMS] to work in, or NULL as v_viewmats
 } AvSplatBackward;
 
 // The two halves of the splat as separate operators. All per camera: [C, N, ...].
@@ -95,6 +100,9 @@ typedef struct AvProjectBackward {
     float* v_scales;
     float* v_opacities;
     float* v_sh;           // or NULL
+    float* v_viewmats;     // [C, 4, 4] or NULL, written
+    float* v_Ks;           // [C, 3, 3] or NULL, as v_viewmats
+    float* camera_sums;    // [C, ceil(N / 64), AV_CAMERA_SUMS] to work in, or NULL as v_viewmats
 } AvProjectBackward;
 
 typedef struct AvRasterize {

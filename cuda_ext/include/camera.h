@@ -15,6 +15,17 @@ struct Camera {
     float near_plane, eps2d;
 };
 
+// Gradients to a camera, as they are summed over Gaussians: R, t, then K.
+enum CameraSums { CAMERA_R = 0, CAMERA_T = 9, CAMERA_FX = 12, CAMERA_SKEW, CAMERA_CX, CAMERA_FY, CAMERA_CY };
+
+// Those to viewmat [4, 4] and K [3, 3] from the sums.
+AV_HD void camera_gradient(const double* sums, float* v_viewmat, float* v_K) {
+    for (int i = 0; i < 16; ++i) v_viewmat[i] = i >= 12 ? 0.0f : (float)(i % 4 == 3 ? sums[CAMERA_T + i / 4] : sums[CAMERA_R + 3 * (i / 4) + i % 4]);
+    for (int i = 0; i < 9; ++i) v_K[i] = 0.0f;
+    v_K[0] = (float)sums[CAMERA_FX], v_K[1] = (float)sums[CAMERA_SKEW], v_K[2] = (float)sums[CAMERA_CX];
+    v_K[4] = (float)sums[CAMERA_FY], v_K[5] = (float)sums[CAMERA_CY];
+}
+
 AV_HD Camera make_camera(const float* viewmat, const float* K, int width, int height, float near_plane, float eps2d) {
     Camera c;
     for (int i = 0; i < 3; ++i) {

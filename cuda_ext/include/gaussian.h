@@ -85,10 +85,12 @@ AV_HD void project_shape(const Camera& cam, const T* mean, const T* quat, const 
 }
 
 // Gradients to mean, quaternion and scale (added to v_mean, written to the others) from those to what was projected.
-// v_a, v_b, v_c: to the conic (b counts both off-diagonal entries); v_comp: to the compensation.
+// v_a, v_b, v_c: to the conic (b counts both off-diagonal entries); v_comp: to the compensation. v_camera: NULL, or those to the camera
+// are added to it, and `mean` is read.
 template <class T>
-AV_HD void project_shape_backward(const Camera& cam, const T* quat, const T* scale, bool antialiased, const Shape<T>& s, T v_u,
-                                  T v_v, T v_z, T v_a, T v_b, T v_c, T v_comp, T* v_mean, T* v_quat, T* v_scale) {
+AV_HD void project_shape_backward(const Camera& cam, const T* mean, const T* quat, const T* scale, bool antialiased, const Shape<T>& s,
+                                  T v_u, T v_v, T v_z, T v_a, T v_b, T v_c, T v_comp, T* v_mean, T* v_quat, T* v_scale,
+                                  T* v_camera = nullptr) {
     const float* R = cam.R;
     const T half = T(0.5f), two = T(2.0f), inv_det = T(1.0f) / s.det;
     // conic = cov⁻¹, so v_cov = -conic · v_conic · conic
@@ -126,18 +128,46 @@ AV_HD void project_shape_backward(const Camera& cam, const T* quat, const T* sca
             const T v_m = T(R[i]) * w0 + T(R[3 + i]) * w1 + T(R[6 + i]) * w2;  // to Rq · scales
             along = along + v_m * s.Rq[3 * i + j];
             v_R[3 * i + j] = v_m * scale[j];
+            if (v_camera) {
+                const T m = s.Rq[3 * i + j] * scale[j];
+                v_camera[i] = v_camera[i] + w0 * m, v_camera[3 + i] = v_camera[3 + i] + w1 * m, v_camera[6 + i] = v_camera[6 + i] + w2 * m;
+            }
         }
         v_scale[j] = along;
     }
     quat_to_matrix_backward(quat, s.inv_q, v_R, v_quat);
     const T xz = s.x * s.inv_z, yz = s.y * s.inv_z;
-    const T v_tx = select(s.x_free, -(fx_z * v_j02), T(0.0f));
-    const T v_ty = select(s.y_free, -(sk_z * v_j02) - fy_z * v_j12, T(0.0f));
+    const T all_tx = -(fx_z * v_j02), all_ty = -(sk_z * v_j02) - fy_z * v_j12;
+    const T v_tx = select(s.x_free, all_tx, T(0.0f)), v_ty = select(s.y_free, all_ty, T(0.0f));
     const T vx = fx_z * v_u + v_tx * s.inv_z;
     const T vy = sk_z * v_u + fy_z * v_v + v_ty * s.inv_z;
     T vz = v_z - (fx_z * xz + sk_z * yz) * v_u - fy_z * yz * v_v - (v_tx * xz + v_ty * yz) * s.inv_z;
     vz = vz - s.inv_z * (fx_z * v_j00 + sk_z * v_j01 + fy_z * v_j11 + j02 * v_j02 + j12 * v_j12);
     for (int i = 0; i < 3; ++i) v_mean[i] = v_mean[i] + T(R[i]) * vx + T(R[3 + i]) * vy + T(R[6 + i]) * vz;
+    if (!v_camera) return;
+    const T v_point[3] = {vx, vy, vz};
+    for (int i = 0; i < 3; ++i) {
+        for (int j = 0; j < 3; ++j) v_camera[3 * i + j] = v_camera[3 * i + j] + v_point[i] * mean[j];
+        v_camera[CAMERA_T + i] = v_camera[CAMERA_T + i] + v_point[i];
+    }
+    // Where tx is held at a border (∓cx ∓ margin)/fx, that border moves with K; so for ty.
+    const T held_x = (all_tx - v_tx) * T(1.0f / cam.fx), held_y = (all_ty - v_ty) * T(1.0f / cam.fy);
+    v_camera[CAMERA_FX] = v_camera[CAMERA_FX] + v_u * xz + s.inv_z * (v_j00 - s.tx * v_j02) - held_x * s.tx;
+    v_camera[CAMERA_SKEW] = v_camera[CAMERA_SKEW] + v_u * yz + s.inv_z * (v_j01 - s.ty * v_j02);
+    v_camera[CAMERA_CX] = v_camera[CAMERA_CX] + v_u - held_x;
+    v_camera[CAMERA_FY] = v_camera[CAMERA_FY] + v_v * yz + s.inv_z * (v_j11 - s.ty * v_j12) - held_y * s.ty;
+    v_camera[CAMERA_CY] = v_camera[CAMERA_CY] + v_v - held_y;
+}
+
+// Adds to v_camera what v_mean, the gradient to the mean through the direction it is seen from, is to the camera: its centre moves the
+// other way, and lies at -Rᵀt.
+template <class T>
+AV_HD void view_point_backward(const Camera& cam, const T* v_mean, T* v_camera) {
+    for (int i = 0; i < 3; ++i)
+        for (int j = 0; j < 3; ++j) {
+            v_camera[3 * i + j] = v_camera[3 * i + j] + T(cam.t[i]) * v_mean[j];
+            v_camera[CAMERA_T + i] = v_camera[CAMERA_T + i] + T(cam.R[3 * i + j]) * v_mean[j];
+        }
 }
 
 // Unit vector from the camera to the Gaussian, and 1 / distance (0 where they coincide).

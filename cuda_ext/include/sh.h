@@ -32,33 +32,40 @@ AV_HD void sh_basis(int degree, T x, T y, T z, T* Y) {
     Y[15] = T(-0.5900435899266435f) * x * (xx - T(3.0f) * yy);
 }
 
-// Given v_Y, adds ∂L/∂(x, y, z) to v_x, v_y, v_z (the polynomials' gradient; the caller projects it onto the sphere).
-template <class T>
-AV_HD void sh_basis_backward(int degree, T x, T y, T z, const T* v_Y, T& v_x, T& v_y, T& v_z) {
+// Calls add(k, axis, ∂Y[k]/∂axis) for what is not zero: the polynomials' gradient, which the caller projects onto the sphere.
+template <class T, class Add>
+AV_HD void sh_slopes(int degree, T x, T y, T z, Add&& add) {
     if (degree < 1) return;
     const T c1 = T(0.4886025119029199f);
-    v_y = v_y - c1 * v_Y[1];
-    v_z = v_z + c1 * v_Y[2];
-    v_x = v_x - c1 * v_Y[3];
+    add(1, 1, -c1), add(2, 2, c1), add(3, 0, -c1);
     if (degree < 2) return;
-    const T c2 = T(1.0925484305920792f);
-    const T v4 = c2 * v_Y[4], v5 = c2 * v_Y[5], v6 = T(0.6307831305050401f) * v_Y[6], v7 = c2 * v_Y[7];
-    const T v8 = T(1.0925484305920792f) * v_Y[8];
-    v_x = v_x + v4 * y - v6 * x - v7 * z + v8 * x;
-    v_y = v_y + v4 * x - v5 * z - v6 * y - v8 * y;
-    v_z = v_z - v5 * y + T(2.0f) * v6 * z - v7 * x;
+    const T c2 = T(1.0925484305920792f), c6 = T(0.6307831305050401f);
+    const T x2 = c2 * x, y2 = c2 * y, z2 = c2 * z;
+    add(4, 0, y2), add(4, 1, x2);
+    add(5, 1, -z2), add(5, 2, -y2);
+    add(6, 0, -(c6 * x)), add(6, 1, -(c6 * y)), add(6, 2, T(2.0f) * c6 * z);
+    add(7, 0, -z2), add(7, 2, -x2);
+    add(8, 0, x2), add(8, 1, -y2);
     if (degree < 3) return;
-    const T xx = x * x, yy = y * y, zz = z * z, xy = x * y, yz = y * z, xz = x * z;
-    const T v9 = T(-0.5900435899266435f) * v_Y[9], v10 = T(2.890611442640554f) * v_Y[10];
-    const T v11 = T(-0.4570457994644658f) * v_Y[11], v12 = T(0.3731763325901154f) * v_Y[12];
-    const T v13 = T(-0.4570457994644658f) * v_Y[13], v14 = T(1.445305721320277f) * v_Y[14];
-    const T v15 = T(-0.5900435899266435f) * v_Y[15];
-    const T three = T(3.0f), six = T(6.0f), two = T(2.0f), four = T(4.0f), eight = T(8.0f);
-    v_x = v_x + six * v9 * xy + v10 * yz - two * v11 * xy - six * v12 * xz + v13 * (four * zz - three * xx - yy) +
-          two * v14 * xz + three * v15 * (xx - yy);
-    v_y = v_y + three * v9 * (xx - yy) + v10 * xz + v11 * (four * zz - xx - three * yy) - six * v12 * yz - two * v13 * xy -
-          two * v14 * yz - six * v15 * xy;
-    v_z = v_z + v10 * xy + eight * v11 * yz + v12 * (six * zz - three * (xx + yy)) + eight * v13 * xz + v14 * (xx - yy);
+    const T xx = x * x, yy = y * y, zz4 = T(4.0f) * z * z, xy = x * y, yz = y * z, xz = x * z, saddle = xx - yy;
+    const T c9 = T(-1.7701307697799304f), c10 = T(2.890611442640554f), c11 = T(-0.4570457994644658f), c12 = T(1.1195289977703462f);
+    const T c14 = T(1.445305721320277f), two = T(2.0f), eight = T(8.0f);
+    const T xy9 = two * c9 * xy, saddle9 = c9 * saddle, xy11 = -two * c11 * xy, xz12 = two * c12 * xz, yz12 = two * c12 * yz;
+    add(9, 0, xy9), add(9, 1, saddle9);
+    add(10, 0, c10 * yz), add(10, 1, c10 * xz), add(10, 2, c10 * xy);
+    add(11, 0, xy11), add(11, 1, c11 * (zz4 - xx - T(3.0f) * yy)), add(11, 2, eight * c11 * yz);
+    add(12, 0, -xz12), add(12, 1, -yz12), add(12, 2, c12 * (T(0.5f) * zz4 - xx - yy));
+    add(13, 0, c11 * (zz4 - T(3.0f) * xx - yy)), add(13, 1, xy11), add(13, 2, eight * c11 * xz);
+    add(14, 0, two * c14 * xz), add(14, 1, -(two * c14 * yz)), add(14, 2, c14 * saddle);
+    add(15, 0, saddle9), add(15, 1, -xy9);
+}
+
+// Given v_Y, adds ∂L/∂(x, y, z) to v_x, v_y, v_z.
+template <class T>
+AV_HD void sh_basis_backward(int degree, T x, T y, T z, const T* v_Y, T& v_x, T& v_y, T& v_z) {
+    T v[3] = {v_x, v_y, v_z};
+    sh_slopes(degree, x, y, z, [&](int k, int axis, T slope) { v[axis] = v[axis] + slope * v_Y[k]; });
+    v_x = v[0], v_y = v[1], v_z = v[2];
 }
 
 }  // namespace AV_NS

@@ -88,7 +88,7 @@ class SplatFunction(torch.autograd.Function):
         depth = means.new_empty(C, height, width, 1) if with_depth else None
         radii = torch.empty(C, N, 2, dtype=torch.int32, device=device)
         # A backward pass on the CPU counts contributions on its way; elsewhere the forward pass does.
-        late = device.type == "cpu" and any(ctx.needs_input_grad[:5])
+        late = device.type == "cpu" and flags & abi.FOR_GRADIENTS and any(ctx.needs_input_grad[:5])
         contributions = None if statistics is None or late else means.new_empty(N)
         counters = torch.empty(4, dtype=torch.int32, device=device)
         args = abi.AvSplatForward(
@@ -133,6 +133,8 @@ class SplatFunction(torch.autograd.Function):
 
 def splat(lib, tensors, width, height, backgrounds, near, eps2d, flags, degree, depth, statistics: SplatStatistics | None):
     """color [C,H,W,3], alpha [C,H,W,1], depth [C,H,W,1] or None, radii [C,N,2]."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*tensors, backgrounds)):
+        flags |= abi.FOR_GRADIENTS
     settings = (width, height, near, eps2d, flags, degree, depth)
     return SplatFunction.apply(*tensors, backgrounds, lib, settings, statistics)
 
