@@ -75,6 +75,15 @@ def _with_reservation(lib, call, args, scene: abi.AvScene, device: torch.device)
             return saved
 
 
+def _camera_gradients(needed: bool, tensors) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """v_viewmats [C, 4, 4], v_Ks [C, 3, 3] and the sums they are made of, or nothing."""
+    if not needed:
+        return None, None, None
+    means, viewmats, Ks = tensors[0], tensors[5], tensors[6]
+    groups = -(-means.shape[0] // abi.CAMERA_GROUP)
+    return torch.empty_like(viewmats), torch.empty_like(Ks), means.new_empty(len(viewmats), groups, abi.CAMERA_SUMS)
+
+
 class SplatFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, lib, settings, statistics):
@@ -88,7 +97,7 @@ class SplatFunction(torch.autograd.Function):
         depth = means.new_empty(C, height, width, 1) if with_depth else None
         radii = torch.empty(C, N, 2, dtype=torch.int32, device=device)
         # A backward pass on the CPU counts contributions on its way; elsewhere the forward pass does.
-        late = device.type == "cpu" and flags & abi.FOR_GRADIENTS and any(ctx.needs_input_grad[:5])
+        late = device.type == "cpu" and bool(flags & abi.FOR_GRADIENTS) and any(ctx.needs_input_grad[:7])
         contributions = None if statistics is None or late else means.new_empty(N)
         counters = torch.empty(4, dtype=torch.int32, device=device)
         args = abi.AvSplatForward(
@@ -99,7 +108,7 @@ class SplatFunction(torch.autograd.Function):
         if statistics is not None and contributions is not None:
             statistics.contributions.add_(contributions)
         ctx.save_for_backward(*tensors, bg, color, alpha, depth)
-        ctx.lib, ctx.settings, ctx.statistics, ctx.saved = lib, settings, statistics, saved
+        ctx.lib, ctx.settings, ctx.statistics, ctx.saved, ctx.late = lib, settings, statistics, saved, late
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(radii)
         return color, alpha, depth, radii
@@ -116,19 +125,21 @@ class SplatFunction(torch.autograd.Function):
         v = [torch.empty_like(t) for t in tensors[:5]]
         launch = launch_of(means.device)
         scratch = workspaces.take(_sizes(lib, scene, ctx.saved.capacity, launch.threads)[1], means.device)
+        cameras = _camera_gradients(any(ctx.needs_input_grad[5:7]), tensors)
         sums = (None, None, None) if statistics is None else (statistics.grad_norm, statistics.count, statistics.max_radius)
         args = abi.AvSplatBackward(
             launch, scene, ctx.saved.capacity, color.data_ptr(), alpha.data_ptr(), pointer(depth), v_color.data_ptr(),
             pointer(v_alpha), pointer(v_depth), *(t.data_ptr() for t in v), *(pointer(t) for t in sums),
             ctx.saved.tensor.data_ptr(), ctx.saved.tensor.numel(), scratch.data_ptr(), scratch.numel(),
-            statistics.contributions.data_ptr() if statistics is not None and means.device.type == "cpu" else None,
+            statistics.contributions.data_ptr() if statistics is not None and ctx.late else None,
+            *(pointer(t) for t in cameras),
         )  # fmt: skip
         library.check(lib, lib.av_splat_backward(args), "splat backward")
         workspaces.give(scratch)
         v_backgrounds = None
         if ctx.needs_input_grad[7]:
             v_backgrounds = ((1 - alpha) * v_color).sum((1, 2))
-        return *v, None, None, v_backgrounds, None, None, None
+        return *v, *cameras[:2], v_backgrounds, None, None, None
 
 
 def splat(lib, tensors, width, height, backgrounds, near, eps2d, flags, degree, depth, statistics: SplatStatistics | None):
@@ -165,12 +176,13 @@ class _ProjectFunction(torch.autograd.Function):
         scene = _scene(tensors, width, height, None, near, eps2d, flags, degree)
         v_out = [v.contiguous() for v in v_out[:5]]
         v = [torch.empty_like(t) for t in tensors[:5]]
+        cameras = _camera_gradients(any(ctx.needs_input_grad[5:7]), tensors)
         args = abi.AvProjectBackward(
             launch_of(tensors[0].device), scene, abi.AvProjected(*(t.data_ptr() for t in out)),
-            abi.AvProjected(*(t.data_ptr() for t in v_out), None), *(t.data_ptr() for t in v),
+            abi.AvProjected(*(t.data_ptr() for t in v_out), None), *(t.data_ptr() for t in v), *(pointer(t) for t in cameras),
         )  # fmt: skip
         library.check(ctx.lib, ctx.lib.av_project_backward(args), "project backward")
-        return *v, None, None, None, None
+        return *v, *cameras[:2], None, None
 
 
 def project(lib, tensors, width, height, near, eps2d, antialiased, degree):

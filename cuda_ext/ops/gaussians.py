@@ -85,16 +85,13 @@ def project(
     antialiased: bool = False,
     sh_degree: int | None = None,
 ) -> Projected:
-    """Project Gaussians (EWA, Zwicker et al. 2001) and evaluate their colours; gradients to all tensors.
-
-    When `viewmats` or `Ks` ask for gradients, the projection runs in plain torch: exact, and slower by the projection's share.
-    """
+    """Project Gaussians (EWA, Zwicker et al. 2001) and evaluate their colours; gradients to all tensors, the cameras among them."""
     degree = check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     tensors = (means, quats, scales, opacities, sh, viewmats, Ks)
     if torch.compiler.is_compiling():
         return Projected(*torch.ops.avatars.project(*tensors, width, height, near, eps2d, antialiased, sh_degree))
     library = native.pick("av_project_forward", *tensors)
-    if library is None or _moving_cameras(viewmats, Ks):
+    if library is None:
         return Projected(*reference.project(*tensors, width, height, near, eps2d, antialiased, degree))
     return Projected(*native.project(library, tensors, width, height, near, eps2d, antialiased, degree))
 
@@ -145,12 +142,11 @@ def splat(
     depth: bool = True,
     statistics: SplatStatistics | None = None,
 ) -> Splat:
-    """Project and composite in one pass: the fast path. Gradients to all tensors.
+    """Project and composite in one pass: the fast path. Gradients to all tensors, the cameras among them.
 
     `log_scales` and `logit_opacities` say that those arguments hold raw parameters; the activation and its
     gradient are then part of the kernel. `sh_degree` evaluates fewer bases than `sh` holds. Without `depth` the forward
-    and backward passes are cheaper. `statistics` are accumulated in place. When `viewmats` or `Ks` ask for gradients, the projection
-    runs in plain torch and only the compositing natively.
+    and backward passes are cheaper. `statistics` are accumulated in place.
     """
     degree = check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     backgrounds = check_backgrounds(backgrounds, len(viewmats), means)
@@ -166,32 +162,24 @@ def splat(
         expect("statistics", statistics.grad_norm, (len(means),))
     tensors = (means, quats, scales, opacities, sh, viewmats, Ks)
     library = native.pick("av_splat_forward", *tensors)
-    if library is None or _moving_cameras(viewmats, Ks):
-        return _splat_in_two(
-            library, tensors, width, height, backgrounds, near, eps2d, antialiased, degree, log_scales, logit_opacities, depth, statistics
+    if library is None:
+        return _reference_splat(
+            tensors, width, height, backgrounds, near, eps2d, antialiased, degree, log_scales, logit_opacities, depth, statistics
         )
     flags = native.flags(antialiased, log_scales, logit_opacities)
     color, alpha, z, radii = native.splat(library, tensors, width, height, backgrounds, near, eps2d, flags, degree, depth, statistics)
     return Splat(color, alpha, z, radii, statistics)
 
 
-def _moving_cameras(viewmats: Tensor, Ks: Tensor) -> bool:
-    return torch.is_grad_enabled() and (viewmats.requires_grad or Ks.requires_grad)
-
-
-def _splat_in_two(
-    library, tensors, width, height, backgrounds, near, eps2d, antialiased, degree, log_scales, logit_opacities, depth, statistics
+def _reference_splat(
+    tensors, width, height, backgrounds, near, eps2d, antialiased, degree, log_scales, logit_opacities, depth, statistics
 ) -> Splat:
-    """Projected in plain torch, composited natively where there is a library."""
     means, quats, scales, opacities, sh, viewmats, Ks = tensors
     scales = scales.exp() if log_scales else scales
     opacities = opacities.sigmoid() if logit_opacities else opacities
     p = reference.project(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, eps2d, antialiased, degree)
     means2d, radii = p[0], p[5]
-    if library is None:
-        color, alpha, z, contributions, _ = reference.rasterize(*p, width, height, backgrounds)
-    else:
-        color, alpha, z, contributions = native.rasterize(library, p, width, height, backgrounds)
+    color, alpha, z, contributions, _ = reference.rasterize(*p, width, height, backgrounds)
     if statistics is not None:
         statistics.contributions.add_(contributions)
         if means2d.requires_grad:

@@ -102,8 +102,10 @@ class SplatCall:
         self.saved.verify()
         self.scratch.verify()
 
-    def backward(self, v_color: Tensor, v_alpha: Tensor | None = None, v_depth: Tensor | None = None) -> dict[str, Tensor]:
-        """Gradients and statistics."""
+    def backward(
+        self, v_color: Tensor, v_alpha: Tensor | None = None, v_depth: Tensor | None = None, cameras: bool = False
+    ) -> dict[str, Tensor]:
+        """Gradients and statistics; with `cameras` those to viewmats and Ks too."""
         self.scratch.bytes[: self.scratch.size].fill_(0xFF)
         N, device = self.N, self.device
         out = {
@@ -122,6 +124,11 @@ class SplatCall:
             *(pointer(t) for t in out.values()), self.saved.bytes.data_ptr(), self.saved.size,
             self.scratch.bytes.data_ptr(), self.scratch.size,
         )  # fmt: skip
+        if cameras:
+            out["viewmats"] = torch.full((self.C, 4, 4), torch.nan, device=device)
+            out["Ks"] = torch.full((self.C, 3, 3), torch.nan, device=device)
+            sums = torch.full((self.C, -(-N // abi.CAMERA_GROUP), abi.CAMERA_SUMS), torch.nan, device=device)
+            args.v_viewmats, args.v_Ks, args.camera_sums = pointer(out["viewmats"]), pointer(out["Ks"]), pointer(sums)
         check(self.library, self.library.av_splat_backward(args))
         return out
 
