@@ -103,10 +103,11 @@ def _rows(name: str, label: str, encode: Callable, plain: Callable | None, given
     def both(function: Callable) -> None:
         torch.autograd.grad(function(*given), leaves, upstream)
 
-    return [
-        measure(f"{name} {step}", label, threads, lambda run=run: run(encode), seconds, None if plain is None else lambda run=run: run(plain))
-        for step, run in (("forward", forward), ("f+b", both))
-    ]
+    found = []
+    for step, run in (("forward", forward), ("f+b", both)):
+        torch_run = None if plain is None else lambda run=run, plain=plain: run(plain)
+        found.append(measure(f"{name} {step}", label, threads, lambda run=run: run(encode), seconds, torch_run))
+    return found
 
 
 def _one_gather(grid: HashGrid, positions: Tensor, table: Tensor) -> Tensor:

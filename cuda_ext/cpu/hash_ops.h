@@ -128,10 +128,11 @@ struct HashLevel {
     }
 
     // Reads all rows once, in their order, so that they come to the cache in streams: random reads from memory take four times as long per
-    // line. Pays when the positions, of at least four lines each, will touch most of a level that the cache next to the core does not hold.
+    // line. Pays when the positions will touch half of a level that the cache next to the core does not hold and the shared one does:
+    // four to five lines each, or all pieces of eight wide rows.
     void sweep(const float* rows_of_level, int64_t width, int64_t N) const {
-        const int64_t bytes = (int64_t)rows * width * (int64_t)sizeof(float);
-        if (bytes < (1 << 19) || N * 4 * 64 < bytes) return;
+        const int64_t bytes = (int64_t)rows * width * (int64_t)sizeof(float), lines = width < 16 ? 8 : (width + 15) / 16 * 16;
+        if (bytes < (1 << 19) || bytes > (1 << 24) || N * lines * 64 < bytes) return;
         const char* p = (const char*)rows_of_level;
         for (int64_t i = 0; i + 256 <= bytes; i += 256) {
             int a = *(const int*)(p + i), b = *(const int*)(p + i + 64), c = *(const int*)(p + i + 128), d = *(const int*)(p + i + 192);

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cuda_ext import abi, library
 from cuda_ext.native import pages
-from cuda_ext.native.calls import launch_of, pointer, workspaces
+from cuda_ext.native.calls import contiguous, launch_of, pointer, workspaces
 
 if TYPE_CHECKING:
     from cuda_ext.hash_grid import HashGrid
@@ -21,10 +21,12 @@ class HashFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, positions, table, weights, grid: HashGrid, lib):
-        tensors = [None if t is None else t.detach().contiguous() for t in (positions, table, weights)]
-        out = positions.new_empty(len(positions), grid.channels)
-        _run(lib, "av_hash_encode", grid, *tensors, out=out)
-        ctx.save_for_backward(*tensors)
+        positions, table = contiguous((positions, table))
+        if weights is not None:
+            weights = weights.detach().contiguous()
+        out = pages.empty((len(positions), grid.channels), positions)
+        _run(lib, "av_hash_encode", grid, positions, table, weights, out=out)
+        ctx.save_for_backward(positions, table, weights)
         ctx.grid, ctx.lib = grid, lib
         return out
 
@@ -47,7 +49,7 @@ class TablesFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tables, weights, lib):
-        tables, weights = tables.detach().contiguous(), weights.detach().contiguous()
+        tables, weights = contiguous((tables, weights))
         rows, heads, features = tables.shape
         out = pages.empty((rows, features), tables)
         args = abi.AvHashTables(launch_of(tables.device), rows, heads, features, tables.data_ptr(), weights.data_ptr(), out.data_ptr())

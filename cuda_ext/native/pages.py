@@ -1,7 +1,7 @@
 """Large CPU tensors whose memory is kept when they die, in large pages where the system has them.
 
 The C library maps every allocation beyond 32 MB anew and returns it when it is freed, so that the gradient to a hash grid of 52 MB costs
-13,000 page faults in every step, longer than computing it. Here the last few such blocks wait for the next tensor of their size.
+13,000 page faults in every step, longer than computing it. Here the last few such blocks wait for the next tensor of about their size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def empty(shape: Sequence[int], like: Tensor) -> Tensor:
     if like.device.type != "cpu" or size < LARGE:
         return like.new_empty(shape)
     block = _take(size + _PAGE)
-    whole = (ctypes.c_char * (size + _PAGE)).from_buffer(block)
+    whole = (ctypes.c_char * _PAGE).from_buffer(block)
     lent = (ctypes.c_char * size).from_buffer(block, -ctypes.addressof(whole) % _PAGE)
     weakref.finalize(lent, _free.append, block).atexit = False
     return torch.frombuffer(lent, dtype=like.dtype, count=count).view(*shape)
@@ -40,9 +40,10 @@ def _take(size: int) -> mmap.mmap:
             block = _free.popleft()
         except IndexError:  # another thread was quicker
             break
-        if len(block) == size:
+        if size <= len(block) <= 2 * size:
             return block
         _free.append(block)
+    size += size // 4  # the next tensor may be a little larger; pages that nobody touches are not there
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows; a forked child must not share it
         return mmap.mmap(-1, size)
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

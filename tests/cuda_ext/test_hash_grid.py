@@ -227,6 +227,10 @@ def test_the_memory_of_a_large_gradient_is_kept_but_never_shared():
     again = pages.empty(shape, like)
     assert address(again) == where
     assert float(other.max()) == 2 and again.dtype == like.dtype and again.shape == shape and again.data_ptr() % 64 == 0
+    del again
+    larger = pages.empty((shape[0] * 9 // 8, 2), like).zero_()  # a little larger fits
+    assert address(larger) == where
+    assert address(pages.empty((shape[0] * 4, 2), like).zero_()) != where
     assert address(pages.empty((4, 2), like)) % 64 == 0  # a small one is torch's
 
 
