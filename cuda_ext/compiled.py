@@ -120,12 +120,12 @@ def _rasterize_mesh_fake(vertices, faces, Ks, width, height, *_) -> list[Tensor]
 
 
 def _march(*args) -> list[Tensor]:
-    s = ops.march(*args[:4], **dict(zip(("step", "far", "near", "jitter", "capacity"), args[4:], strict=True)))
+    s = ops.march(*args[:4], **dict(zip(("step", "far", "near", "cone", "jitter", "capacity"), args[4:], strict=True)))
     assert s.needed is not None
     return [s.offsets, s.ray_ids, s.starts, s.ends, s.needed]
 
 
-def _march_fake(origins, directions, occupancy, box, step, far, near, jitter, capacity) -> list[Tensor]:
+def _march_fake(origins, directions, occupancy, box, step, far, near, cone, jitter, capacity) -> list[Tensor]:
     integers = [origins.new_empty(shape, dtype=torch.int64) for shape in ((len(origins) + 1,), (capacity,), ())]
     return [*integers[:2], origins.new_empty(capacity), origins.new_empty(capacity), integers[2]]
 
@@ -295,7 +295,7 @@ _define(
 )
 _define(
     "march",
-    "Tensor origins, Tensor directions, Tensor occupancy, float[] box, float step, float far, float near, Tensor? jitter, int capacity",
+    "Tensor origins, Tensor directions, Tensor occupancy, float[] box, float step, float far, float near, float cone, Tensor? jitter, int capacity",
     _march,
     _march_fake,
     (),

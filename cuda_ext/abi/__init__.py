@@ -39,7 +39,7 @@ from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackwa
 from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
 from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import ADAM_COLUMNS, HALF_MOMENTS, WHOLE_GRAD, AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
-from cuda_ext.abi.volumes import AvComposite, AvCompositeBackward, AvMarch
+from cuda_ext.abi.volumes import MARCH_RUNS, AvComposite, AvCompositeBackward, AvMarch
 
 __all__ = [
     "ADAM_COLUMNS",
@@ -52,6 +52,7 @@ __all__ = [
     "HALF_MOMENTS",
     "HASH_HEADS",
     "INVALID",
+    "MARCH_RUNS",
     "LOG_SCALES",
     "LOGIT_OPACITIES",
     "OK",

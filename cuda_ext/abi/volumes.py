@@ -6,6 +6,8 @@ import ctypes as c
 
 from cuda_ext.abi.common import AvLaunch, P
 
+MARCH_RUNS = 8  # of the header
+
 
 class AvMarch(c.Structure):
     _fields_ = [
@@ -16,12 +18,16 @@ class AvMarch(c.Structure):
         ("near_plane", c.c_float),
         ("far_plane", c.c_float),
         ("step", c.c_float),
+        ("bend", c.c_float),
+        ("turn", c.c_float),
+        ("growth", c.c_float),
         ("box", c.c_float * 6),
         ("origins", P),
         ("directions", P),
         ("jitter", P),
         ("occupancy", P),
         ("counts", P),
+        ("runs", P),
         ("offsets", P),
         ("capacity", c.c_int64),
         ("ray_ids", P),

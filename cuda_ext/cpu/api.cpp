@@ -5,6 +5,7 @@
 
 #include "../include/skin.h"
 #include "../include/semantics.h"
+#include "../include/volume.h"
 #include "kernels.h"
 
 namespace {
@@ -148,7 +149,7 @@ const char* bad_march(const AvMarch& in) {
     if (in.levels < 1 || in.levels > 16) return "the occupancy must have 1..16 levels";
     if (in.cells[0] < 1 || in.cells[1] < 1 || in.cells[2] < 1) return "a grid must have cells";
     if (!(in.step > 0.0f) || !(in.far_plane >= in.near_plane)) return "step must be positive, far not before near";
-    if (!(in.far_plane - in.near_plane <= AV_MARCH_STEPS * in.step)) return "far - near has more steps than float32 can count";
+    if (!(in.growth >= 0.0f) || !(av::steps_to(in, in.far_plane) <= AV_MARCH_STEPS)) return "far - near has more steps than float32 can count";
     return nullptr;
 }
 

@@ -20,27 +20,23 @@ static void for_each_ray(int threads, int64_t rays, F&& body) {
 
 static int32_t march_count(const AvMarch* args) {
     const AvMarch& in = *args;
-    for_each_ray(in.launch.threads, in.R, [&](int64_t r) {
-        int64_t count = 0;
-        march_ray(in, load_ray(in, r), [&](float) { ++count; });
-        in.counts[r] = count;
-    });
+    for_each_ray(in.launch.threads, in.R, [&](int64_t r) { in.counts[r] = count_samples(in, r); });
     return AV_OK;
 }
 
 static int32_t march_fill(const AvMarch* args) {
     const AvMarch& in = *args;
     for_each_ray(in.launch.threads, in.R, [&](int64_t r) {
-        const Ray ray = load_ray(in, r);
         int64_t at = in.offsets[r];
         const int64_t end = in.offsets[r + 1] < in.capacity ? in.offsets[r + 1] : in.capacity;
-        if (at >= end) return;
-        march_ray(in, ray, [&](float k) {
-            if (at >= end) return;
-            in.ray_ids[at] = r;
-            in.starts[at] = sample_start(in, ray, k), in.ends[at] = sample_start(in, ray, k + 1.0f);
-            ++at;
-        });
+        const float jitter = in.jitter ? in.jitter[r] : 0.0f;
+        const int32_t* runs = in.runs + 2 * AV_MARCH_RUNS * r;
+        for (int run = 0; at < end; ++run) {
+            if (run == AV_MARCH_RUNS) return put_rest(in, r, (float)(runs[2 * run - 2] + runs[2 * run - 1]), at, end);
+            const int32_t begin = runs[2 * run], length = runs[2 * run + 1];
+            for (int32_t i = 0; i < length && at < end; ++i) put_sample(in, at++, r, jitter, (float)(begin + i));
+            if (length == 0) return;
+        }
     });
     return AV_OK;
 }

@@ -6,7 +6,10 @@
 extern "C" {
 #endif
 
-// Samples of R rays inside the occupied cells of nested grids. Called twice: av_march_count fills `counts`, av_march_fill the samples.
+#define AV_MARCH_RUNS 8  // stretches of neighbouring samples noted per ray; beyond these the second call marches again
+
+// Samples of R rays inside the occupied cells of nested grids. Called twice: av_march_count marches, fills `counts` and notes where the
+// samples are in `runs`; av_march_fill writes them.
 typedef struct AvMarch {
     AvLaunch launch;
     int64_t R;
@@ -15,12 +18,16 @@ typedef struct AvMarch {
     float near_plane;          // distances along the ray, in lengths of its direction
     float far_plane;
     float step;
+    float bend;                // number of steps before they grow; beyond any when they never do
+    float turn;                // distance at which they begin to grow
+    float growth;              // log2 of the factor from one step to the next, 0 when they never grow
     float box[6];              // lowest and highest corner of level 0
     const float* origins;      // [R, 3]
     const float* directions;   // [R, 3] any length but zero
     const float* jitter;       // [R] in 0..1, or NULL: 0
     const uint8_t* occupancy;  // [levels, x, y, z] 0: empty
     int64_t* counts;           // [R] written by av_march_count
+    int32_t* runs;             // [R, AV_MARCH_RUNS, 2] from av_march_count to av_march_fill
     // av_march_fill:
     const int64_t* offsets;    // [R + 1] first sample of each ray; those at `capacity` and beyond are dropped
     int64_t capacity;

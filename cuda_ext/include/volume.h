@@ -1,8 +1,9 @@
 // Rays through volumes: where they are sampled, and how samples add up. The reference repeats both in torch.
 //
-// March       The midpoints of a ray lie at t_k = near + (k + jitter + ½)·step, k = 0, 1, …, up to far; t counts lengths of the direction.
-//             A sample [t_k - ½ step, t_k + ½ step] is kept when its midpoint lies in an occupied cell of the first grid that contains
-//             it. Level l spans the box scaled by 2^l about its centre (as in instant-ngp, Müller et al. 2022). Empty cells are skipped in
+// March       Sample k of a ray reaches from t(k + jitter) to t(k + 1 + jitter), k = 0, 1, …, as long as its midpoint, the mean of the two, is
+//             not beyond far; t(x) = near + x·step up to x = bend, and turn·2^(growth·(x - bend)) from there on, where steps are in proportion
+//             to the distance (the cones of instant-ngp). t counts lengths of the direction. A sample is kept when its midpoint lies in an
+//             occupied cell of the first grid that contains it. Level l spans the box scaled by 2^l about its centre (as in instant-ngp, Müller et al. 2022). Empty cells are skipped in
 //             one stride, which changes nothing but the cost; within rounding of a cell's border a midpoint may fall to either side.
 //             Rays with a number that is not finite, or without direction, have no samples.
 // Composite   τ_i = density_i·(end_i - start_i), held between 0 and AV_TAU_MAX (NaN counts as 0; no gradient outside);
@@ -16,6 +17,19 @@
 
 namespace av {
 inline namespace AV_NS {
+
+// t(x), and the x of a t.
+AV_HD float distance_at(const AvMarch& in, float x) {
+    return x <= in.bend ? in.near_plane + x * in.step : in.turn * exp2f((x - in.bend) * in.growth);
+}
+AV_HD float steps_to(const AvMarch& in, float t) {
+    return t <= in.turn ? (t - in.near_plane) / in.step : in.bend + log2f(t / in.turn) / in.growth;
+}
+AV_HD float middle_at(const AvMarch& in, float x) {
+    if (x + 1.0f <= in.bend) return in.near_plane + (x + 0.5f) * in.step;
+    const float start = distance_at(in, x);
+    return 0.5f * (start + (x > in.bend ? start * exp2f(in.growth) : distance_at(in, x + 1.0f)));
+}
 
 struct Ray {
     float origin[3], direction[3], jitter;
@@ -77,22 +91,24 @@ AV_HD void clip_axis(float origin, float direction, float low, float high, float
     enter = max_(enter, min_(a, b)), leave = min_(leave, max_(a, b));
 }
 
-// Calls emit(k) for each kept sample, in order; k counts steps.
+// Calls emit(k) for each kept sample from number `from` on, in order; k counts steps.
 template <class Emit>
-AV_HD void march_ray(const AvMarch& in, const Ray& ray, Emit&& emit) {
+AV_HD void march_ray(const AvMarch& in, const Ray& ray, float from, Emit&& emit) {
     if (!ray.valid) return;
-    const float slack = 0.01f;  // of a step: strides end a little early, as the cell's border is only known up to rounding
-    const float outer = (float)(1 << (in.levels - 1));
-    const float per_step = 1.0f / in.step, shift = in.near_plane * per_step + ray.jitter + 0.5f;  // k = t·per_step - shift
+    // Of a step: strides end a little early, as the cell's border is only known up to rounding, and as the midpoint of a growing
+    // step lies behind the middle of its numbers, by less than growth / 11.
+    const float slack = 0.01f + 0.09f * in.growth;
+    const float outer = (float)(1 << (in.levels - 1)), shift = ray.jitter + 0.5f;
     float enter = in.near_plane, leave = in.far_plane;
     for (int i = 0; i < 3; ++i) {
         const float low = in.box[i], high = in.box[3 + i], centre = 0.5f * (low + high), half = 0.5f * outer * (high - low);
         clip_axis(ray.origin[i], ray.direction[i], centre - half, centre + half, enter, leave);
     }
-    const float last = leave * per_step - shift + slack;
-    float k = max_(0.0f, ceilf(enter * per_step - shift - slack));
+    if (leave < enter) return;
+    const float last = steps_to(in, leave) - shift + slack;
+    float k = max_(from, ceilf(steps_to(in, enter) - shift - slack));
     while (k <= last) {
-        const float t = in.near_plane + (k + ray.jitter + 0.5f) * in.step;
+        const float t = middle_at(in, k + ray.jitter);
         if (t > in.far_plane) return;
         const Cell cell = find_cell(in, ray, t);
         if (cell.level < 0) {
@@ -112,11 +128,43 @@ AV_HD void march_ray(const AvMarch& in, const Ray& ray, Emit&& emit) {
             const float x = in.box[i] + (in.box[3 + i] - in.box[i]) * ((border - 0.5f) * grow + 0.5f);
             exit = min_(exit, (x - ray.origin[i]) * ray.per_direction[i]);
         }
-        k = max_(k + 1.0f, ceilf(exit * per_step - shift - slack));
+        k = max_(k + 1.0f, ceilf(steps_to(in, exit) - shift - slack));
     }
 }
 
-AV_HD float sample_start(const AvMarch& in, const Ray& ray, float k) { return in.near_plane + (k + ray.jitter) * in.step; }
+// Marches a ray, notes its first AV_MARCH_RUNS runs of neighbouring samples (first number, length; length 0 ends them), and counts all.
+AV_HD int64_t count_samples(const AvMarch& in, int64_t r) {
+    int32_t* runs = in.runs + 2 * AV_MARCH_RUNS * r;
+    int64_t count = 0;
+    int32_t begin = 0, length = 0;
+    int run = 0;
+    march_ray(in, load_ray(in, r), 0.0f, [&](float k) {
+        ++count;
+        if ((int32_t)k != begin + length) {
+            if (length > 0 && run < AV_MARCH_RUNS) runs[2 * run] = begin, runs[2 * run + 1] = length;
+            run += length > 0, begin = (int32_t)k, length = 0;
+        }
+        ++length;
+    });
+    for (; run < AV_MARCH_RUNS; ++run, length = 0) {
+        runs[2 * run] = begin, runs[2 * run + 1] = length;
+        if (length == 0) break;
+    }
+    return count;
+}
+
+AV_HD void put_sample(const AvMarch& in, int64_t at, int64_t r, float jitter, float k) {
+    in.ray_ids[at] = r;
+    in.starts[at] = distance_at(in, k + jitter), in.ends[at] = distance_at(in, k + 1.0f + jitter);
+}
+
+// The samples of a ray behind its noted runs, which end before number `from`, to the places from `at` to `end`.
+AV_HD void put_rest(const AvMarch& in, int64_t r, float from, int64_t at, int64_t end) {
+    const Ray ray = load_ray(in, r);
+    march_ray(in, ray, from, [&](float k) {
+        if (at < end) put_sample(in, at++, r, ray.jitter, k);
+    });
+}
 
 // Optical depth of one sample.
 template <class T>

@@ -8,19 +8,22 @@ import torch
 from torch import Tensor
 
 from cuda_ext import abi, library
-from cuda_ext.native.calls import contiguous, launch_of, pointer
+from cuda_ext.native.calls import contiguous, launch_of, pointer, workspaces
+from cuda_ext.reference.volumes import Stepping
 
 
-def march(lib, origins, directions, jitter, occupancy, box, near, far, step, capacity: int | None) -> tuple[Tensor, ...]:
+def march(lib, origins, directions, jitter, occupancy, box, near, far, step, cone, capacity: int | None) -> tuple[Tensor, ...]:
     """offsets [R + 1], ray_ids, starts, ends [S], samples needed []. Without a capacity the host waits for the number of samples."""
     origins, directions, occupancy = contiguous((origins, directions, occupancy))
     jitter = None if jitter is None else jitter.detach().contiguous()
     rays, device = len(origins), origins.device
     offsets = torch.zeros(rays + 1, dtype=torch.int64, device=device)
     counts = torch.empty(rays, dtype=torch.int64, device=device)
+    runs = workspaces.take(8 * abi.MARCH_RUNS * rays, device)
+    steps = Stepping(near, step, cone)
     args = abi.AvMarch(
         launch_of(device), rays, occupancy.shape[0], (ctypes.c_int32 * 3)(*occupancy.shape[1:]), near, far, step,
-        (ctypes.c_float * 6)(*box), origins.data_ptr(), directions.data_ptr(), pointer(jitter), occupancy.data_ptr(), counts.data_ptr(),
+        steps.bend, steps.turn, steps.growth, (ctypes.c_float * 6)(*box), origins.data_ptr(), directions.data_ptr(), pointer(jitter), occupancy.data_ptr(), counts.data_ptr(), runs.data_ptr(),
     )  # fmt: skip
     library.check(lib, lib.av_march_count(args), "march")
     torch.cumsum(counts, 0, out=offsets[1:])
@@ -34,6 +37,7 @@ def march(lib, origins, directions, jitter, occupancy, box, near, far, step, cap
     args.offsets, args.capacity = offsets.data_ptr(), size
     args.ray_ids, args.starts, args.ends = ray_ids.data_ptr(), starts.data_ptr(), ends.data_ptr()
     library.check(lib, lib.av_march_fill(args), "march")
+    workspaces.give(runs)
     return offsets, ray_ids, starts, ends, needed
 
 

@@ -48,14 +48,16 @@ def march(
     step: float,
     far: float,
     near: float = 0.0,
+    cone: float = 0.0,
     jitter: Tensor | None = None,  # [R] in 0..1
     capacity: int | None = None,
 ) -> Samples:
     """Sample rays inside the occupied cells of nested grids, empty space skipped (Müller et al. 2022).
 
     `box` (x0, y0, z0, x1, y1, z1) is the lowest and highest corner of the first grid in world units; grid l spans twice the size of
-    grid l - 1 about the same centre. Midpoints are t_k = near + (k + jitter + ½)·step up to far, in lengths of the direction; a sample is
-    kept when the cell of its midpoint is occupied. `capacity` fixes S, so that nothing waits for the device and a graph can be captured
+    grid l - 1 about the same centre. Samples are intervals of `step`, the first from near + jitter·step, with midpoints up to far, in
+    lengths of the direction; a sample is kept when the cell of its midpoint is occupied. With `cone` c > 0 they are c times as long as
+    they are far where that is more than `step`: of one width in the picture, in place of one in space. `capacity` fixes S, so that nothing waits for the device and a graph can be captured
     or compiled: what does not fit is dropped, ray by ray from the end, unused places are 0, and `needed` says what would have fitted.
     """
     R = len(origins)
@@ -72,8 +74,10 @@ def march(
         raise ValueError(f"box must be x0, y0, z0, x1, y1, z1 with each lowest below its highest, got {box}")
     if not (0 < step < math.inf and -math.inf < near <= far < math.inf):
         raise ValueError(f"step must be positive and near ≤ far finite, got step {step}, near {near}, far {far}")
-    if (far - near) / step > reference.MARCH_STEPS:
-        raise ValueError(f"far - near may hold {reference.MARCH_STEPS:.0f} steps, got {(far - near) / step:.3g}")
+    if not 0 <= cone <= 1 or (cone > 0 and near < 0):
+        raise ValueError(f"cone must be in 0..1, and steps that grow need near ≥ 0, got cone {cone}, near {near}")
+    if (count := reference.Stepping(near, step, cone).count(far)) > reference.MARCH_STEPS:
+        raise ValueError(f"far - near may hold {reference.MARCH_STEPS:.0f} steps, got {count:.3g}")
     if capacity is not None and capacity < 0:
         raise ValueError(f"capacity must not be negative, got {capacity}")
     if jitter is not None:
@@ -83,12 +87,12 @@ def march(
     if torch.compiler.is_compiling():
         if capacity is None:
             raise ValueError("march: under torch.compile the number of samples must be fixed: give a capacity")
-        return Samples(*torch.ops.avatars.march(origins, directions, occupancy, box, step, far, near, jitter, capacity))
+        return Samples(*torch.ops.avatars.march(origins, directions, occupancy, box, step, far, near, cone, jitter, capacity))
     library = native.pick("av_march_count", origins, directions)
     if library is not None:
-        return Samples(*native.march(library, origins, directions, jitter, occupancy, box, near, far, step, capacity))
+        return Samples(*native.march(library, origins, directions, jitter, occupancy, box, near, far, step, cone, capacity))
     with torch.no_grad():
-        counts, ray_ids, starts, ends = reference.march(origins, directions, jitter, occupancy, box, near, far, step)
+        counts, ray_ids, starts, ends = reference.march(origins, directions, jitter, occupancy, box, near, far, step, cone)
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         needed = offsets[-1].clone()
         if capacity is not None:

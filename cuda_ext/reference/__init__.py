@@ -24,7 +24,7 @@ from cuda_ext.reference.optimizer import adam, upper_halves
 from cuda_ext.reference.pictures import compose, mean_distance, soft_windows
 from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
 from cuda_ext.reference.skin import axis_angle_matrices, skin
-from cuda_ext.reference.volumes import MARCH_STEPS, TAU_MAX, composite, march
+from cuda_ext.reference.volumes import MARCH_STEPS, TAU_MAX, Stepping, composite, march
 
 __all__ = [
     "ALPHA_MAX",
@@ -35,6 +35,7 @@ __all__ = [
     "DET_MIN",
     "FRUSTUM_MARGIN",
     "MARCH_STEPS",
+    "Stepping",
     "SSIM_C1",
     "SSIM_C2",
     "SSIM_RADIUS",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,8 +13,42 @@ from torch import Tensor
 TAU_MAX = 80.0
 MARCH_STEPS = 4194304.0
 _DEPTH_ALPHA_MIN = 1e-10
+_NEVER = 3.4e38
 
 _POINTS = 1 << 22  # looked up at once; has no influence on the result
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Where steps along a ray end: even ones at first, and in proportion to the distance once that is longer (`cone` > 0)."""
+
+    near: float
+    step: float
+    cone: float
+
+    @property
+    def turn(self) -> float:
+        """The distance at which steps begin to grow."""
+        return max(self.near, self.step / self.cone) if self.cone > 0 else _NEVER
+
+    @property
+    def bend(self) -> float:
+        """The number of steps before that."""
+        return (self.turn - self.near) / self.step if self.cone > 0 else _NEVER
+
+    @property
+    def growth(self) -> float:
+        """log2 of the factor from one step to the next."""
+        return math.log2(1 + self.cone)
+
+    def distance(self, x: Tensor) -> Tensor:
+        """After x steps."""
+        even = self.near + x * self.step
+        return torch.where(x <= self.bend, even, self.turn * torch.exp2((x - self.bend).clamp_min(0) * self.growth)) if self.cone > 0 else even
+
+    def count(self, far: float) -> float:
+        """Steps to a distance."""
+        return (far - self.near) / self.step if far <= self.turn else self.bend + math.log2(far / self.turn) / self.growth
 
 
 def occupied(points: Tensor, occupancy: Tensor, box: Sequence[float]) -> Tensor:
@@ -41,25 +76,28 @@ def march(
     near: float,
     far: float,
     step: float,
+    cone: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """counts [R], then packed ray_ids [S], starts [S], ends [S]; every midpoint of every ray is looked up."""
     rays, dtype, device = len(origins), origins.dtype, origins.device
     valid = origins.isfinite().all(-1) & directions.isfinite().all(-1) & (directions != 0).any(-1)
     shift = torch.zeros(rays, dtype=dtype, device=device) if jitter is None else jitter
     valid = valid & shift.isfinite()
-    k = torch.arange(math.floor((far - near) / step) + 1, dtype=dtype, device=device)
+    steps = Stepping(near, step, cone)
+    k = torch.arange(math.floor(steps.count(far)) + 1, dtype=dtype, device=device)
     chunk = max(1, _POINTS // len(k))
     ids, starts = [torch.zeros(0, dtype=torch.int64, device=device)], [torch.zeros(0, dtype=dtype, device=device)]
     ends = list(starts)
     for first in range(0, rays, chunk):
         some = slice(first, first + chunk)
-        t = near + (k + shift[some, None] + 0.5) * step
+        start, end = (steps.distance(k + shift[some, None] + more) for more in (0, 1))
+        t = 0.5 * (start + end)
         points = origins[some, None] + t[..., None] * directions[some, None]
         kept = valid[some, None] & (t <= far) & occupied(points, occupancy, box)
         ray, index = kept.nonzero(as_tuple=True)
         ids.append(ray + first)
-        starts.append(near + (k[index] + shift[some][ray]) * step)
-        ends.append(near + (k[index] + 1 + shift[some][ray]) * step)
+        starts.append(start[ray, index])
+        ends.append(end[ray, index])
     ray_ids = torch.cat(ids)
     return torch.bincount(ray_ids, minlength=rays), ray_ids, torch.cat(starts), torch.cat(ends)
 

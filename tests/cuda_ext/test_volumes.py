@@ -30,16 +30,16 @@ def grid(levels: int = 1, seed: int = 0, filled: float = 0.2) -> Tensor:
     return torch.rand(levels, 16, 8, 12, generator=g) < filled
 
 
-def check_march(device: torch.device, levels: int, jittered: bool) -> None:
+def check_march(device: torch.device, levels: int, jittered: bool, cone: float = 0.0) -> None:
     origins, directions, jitter = rays(400)
     occupancy = grid(levels)
-    options = {"step": 0.013, "near": 0.05, "far": 3.0}
+    options = {"step": 0.013, "near": 0.05, "far": 3.0, "cone": cone}
     exact = ops.march(
         origins.double(), directions.double(), occupancy, BOX, jitter=jitter.double() if jittered else None, **options
     )
     where = [t.to(device) for t in (origins, directions, occupancy)]
     fast = ops.march(*where, BOX, jitter=jitter.to(device) if jittered else None, **options)
-    assert int(exact.offsets[-1]) > 3000
+    assert int(exact.offsets[-1]) > (3000 if cone == 0 else 250)
     counts, right = fast.offsets.cpu().diff(), exact.offsets.diff()
     assert (counts - right).abs().sum() <= 0.002 * right.sum()  # midpoints on a border may fall to either side
     same = (counts == right).nonzero()[:, 0]
@@ -52,16 +52,59 @@ def check_march(device: torch.device, levels: int, jittered: bool) -> None:
         assert (off > 1e-5).float().mean() < 0.002 and off.max() < 0.1
 
 
-@pytest.mark.parametrize("levels, jittered", [(1, False), (1, True), (3, True)])
-def test_march_matches_the_reference(levels, jittered):
-    check_march(torch.device("cpu"), levels, jittered)
+@pytest.mark.parametrize("levels, jittered, cone", [(1, False, 0.0), (1, True, 0.0), (3, True, 0.0), (3, True, 0.02), (1, False, 0.3), (3, True, 1.0)])
+def test_march_matches_the_reference(levels, jittered, cone):
+    check_march(torch.device("cpu"), levels, jittered, cone)
 
 
-@pytest.mark.parametrize("levels", [1, 3])
-def test_cuda_march_matches_the_reference(backend, levels, monkeypatch):
+@pytest.mark.parametrize("levels, cone", [(1, 0.0), (3, 0.0), (3, 0.02)])
+def test_cuda_march_matches_the_reference(backend, levels, cone, monkeypatch):
     library, device = backend
     monkeypatch.setattr(native, "pick", lambda _, *tensors: library if tensors[0].dtype == torch.float32 else None)
-    check_march(device, levels, True)
+    check_march(device, levels, True, cone)
+
+
+def test_steps_grow_with_the_distance_and_leave_no_gap():
+    full = torch.ones(1, 16, 8, 12, dtype=torch.bool)
+    origins, directions = torch.tensor([[0.0, 0.0, -0.9]]), torch.tensor([[0.0, 0.0, 1.0]])
+    for near in (0.0, 0.4):
+        s = ops.march(origins, directions, full, BOX, step=0.01, far=2.0, near=near, cone=0.05)
+        lengths = s.ends - s.starts
+        assert torch.equal(s.starts[1:], s.ends[:-1]) and float(s.starts[0]) == pytest.approx(near)
+        small = s.ends <= 0.2  # step / cone
+        assert bool(small.any()) == (near < 0.2)
+        torch.testing.assert_close(lengths[small], torch.full_like(lengths[small], 0.01), rtol=1e-3, atol=0)
+        grown = s.starts >= 0.2
+        torch.testing.assert_close(lengths[grown], 0.05 * s.starts[grown], rtol=1e-3, atol=0)
+        even = ops.march(origins, directions, full, BOX, step=0.01, far=2.0, near=near)
+        assert 2 * len(s.starts) < len(even.starts)
+
+
+def comb(device: torch.device) -> None:
+    """Rays through every other cell: more runs of samples than are noted, at a capacity too."""
+    occupancy = torch.zeros(1, 64, 4, 4, dtype=torch.bool)
+    occupancy[:, ::2] = True
+    origins = torch.tensor([[-1.5, 0.0, 0.0], [-1.5, 0.01, 0.0], [1.4, 0.0, 0.02]])
+    directions = torch.tensor([[1.0, 0, 0], [1.0, 0.001, 0], [-1.0, 0, 0]])
+    given = [t.to(device) for t in (origins, directions, occupancy)]
+    exact = ops.march(origins.double(), directions.double(), occupancy, BOX, step=0.0071, far=3.0)
+    whole = ops.march(*given, BOX, step=0.0071, far=3.0)
+    assert int(exact.offsets[1]) > 100 and torch.equal(whole.offsets.cpu(), exact.offsets)
+    torch.testing.assert_close(whole.starts.cpu().double(), exact.starts, rtol=0, atol=1e-5)
+    assert int((exact.starts[:100].diff() > 0.0072).sum()) > 8
+    size = int(exact.offsets[1]) + 30
+    part = ops.march(*given, BOX, step=0.0071, far=3.0, capacity=size)
+    assert torch.equal(part.starts, whole.starts[:size]) and torch.equal(part.ray_ids, whole.ray_ids[:size])
+
+
+def test_rays_with_many_runs_of_samples():
+    comb(torch.device("cpu"))
+
+
+def test_cuda_rays_with_many_runs_of_samples(backend, monkeypatch):
+    library, device = backend
+    monkeypatch.setattr(native, "pick", lambda _, *tensors: library if tensors[0].dtype == torch.float32 else None)
+    comb(device)
 
 
 def packed(n: int = 60, seed: int = 0, channels: int = 3) -> tuple[ops.Samples, list[Tensor]]:
@@ -245,6 +288,8 @@ def test_wrong_arguments_are_named():
         ({"step": 1e-8}, "may hold 4194304 steps"),
         ({"directions": directions[:3]}, r"directions must be \[4, 3\], got \[3, 3\]"),
         ({"capacity": -1}, "capacity"),
+        ({"cone": 1.5}, "cone must be in 0..1"),
+        ({"cone": 0.1, "near": -1.0}, "near ≥ 0"),
     ):
         arguments = {"origins": origins, "directions": directions, "occupancy": grid(), "box": BOX} | options | bad
         with pytest.raises(ValueError, match=match):
