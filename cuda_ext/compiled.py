@@ -8,11 +8,13 @@ on the data cannot pass through a traced graph). Both halves run the eager path 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cuda_ext import adam, hash_grid, ops
+from cuda_ext.ops.gaussians import numbered_statistics
 
 _SCENE = "Tensor means, Tensor quats, Tensor scales, Tensor opacities, Tensor sh, Tensor viewmats, Tensor Ks"
 
@@ -66,8 +68,11 @@ def _define(
 
 def _splat(*args) -> list[Tensor]:
     names = ("near", "eps2d", "antialiased", "sh_degree", "log_scales", "logit_opacities")
-    scene, backgrounds, size, options = args[:7], args[7], args[8:10], dict(zip(names, args[10:], strict=True))
-    out = ops.splat(*scene, *size, backgrounds=backgrounds, **options)
+    scene, backgrounds, size, options = args[:7], args[7], args[8:10], dict(zip(names, args[10:16], strict=True))
+    statistics = numbered_statistics(args[16])
+    if statistics is not None and torch.is_grad_enabled():  # the forward pass again, of the backward half: its contributions have been counted
+        statistics = replace(statistics, contributions=torch.zeros_like(statistics.contributions))
+    out = ops.splat(*scene, *size, backgrounds=backgrounds, statistics=statistics, **options)
     assert out.depth is not None
     return [out.color, out.alpha, out.depth, out.radii]
 
@@ -159,7 +164,7 @@ def _skin(rest, joints, shapes, turns, skin_weights, pose_shapes, expression, an
 _define(
     "splat",
     f"{_SCENE}, Tensor? backgrounds, int width, int height, float near, float eps2d, bool antialiased, int? sh_degree, bool log_scales, "
-    "bool logit_opacities",
+    "bool logit_opacities, int statistics",
     _splat,
     _splat_fake,
     (0, 1, 2, 3, 4, 5, 6, 7),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import weakref
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,10 +35,16 @@ class Rasterized:
     contributions: Tensor  # [N] Σ over cameras and pixels of alpha·transmittance; no gradient
 
 
+_numbers = itertools.count()
+_statistics: weakref.WeakValueDictionary[int, SplatStatistics] = weakref.WeakValueDictionary()
+
+
 @dataclass(frozen=True)
 class SplatStatistics:
     """Per-Gaussian sums for densification, accumulated in place by `splat`: by its backward pass, but `contributions` also by a
-    forward pass without gradients (and on CUDA always by the forward pass). Zero them with `reset()`.
+    forward pass without gradients (and on CUDA and under torch.compile always by the forward pass). Zero them with `reset()`.
+
+    A compiled graph knows them by `number` alone and does not see that they change: make and read them outside of it.
 
     Units: `grad_norm` adds ‖(W/2 ∂L/∂u, H/2 ∂L/∂v)‖ per camera that sees the Gaussian, u and v in pixels: the units of 3DGS
     and gsplat, whose usual threshold is 2e-4 on grad_norm / count for a loss that is a mean over pixels.
@@ -46,6 +54,11 @@ class SplatStatistics:
     count: Tensor  # [N] cameras that saw the Gaussian in a backward pass
     max_radius: Tensor  # [N] pixels
     contributions: Tensor  # [N] Σ alpha·transmittance over pixels
+    number: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", next(_numbers))
+        _statistics[self.number] = self
 
     @staticmethod
     def zeros(n: int, device: torch.device | str = "cpu") -> SplatStatistics:
@@ -151,13 +164,12 @@ def splat(
     degree = check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height, near, sh_degree)
     backgrounds = check_backgrounds(backgrounds, len(viewmats), means)
     if torch.compiler.is_compiling():
-        if statistics is not None:
-            raise ValueError("splat: statistics are not available under torch.compile")
+        number = -1 if statistics is None else statistics.number
         out = torch.ops.avatars.splat(
             means, quats, scales, opacities, sh, viewmats, Ks, backgrounds, width, height, near, eps2d, antialiased, sh_degree, log_scales,
-            logit_opacities,
+            logit_opacities, number,
         )  # fmt: skip
-        return Splat(out[0], out[1], out[2] if depth else None, out[3], None)
+        return Splat(out[0], out[1], out[2] if depth else None, out[3], statistics)
     if statistics is not None:
         expect("statistics", statistics.grad_norm, (len(means),))
     tensors = (means, quats, scales, opacities, sh, viewmats, Ks)
@@ -169,6 +181,11 @@ def splat(
     flags = native.flags(antialiased, log_scales, logit_opacities)
     color, alpha, z, radii = native.splat(library, tensors, width, height, backgrounds, near, eps2d, flags, degree, depth, statistics)
     return Splat(color, alpha, z, radii, statistics)
+
+
+def numbered_statistics(number: int) -> SplatStatistics | None:
+    """The statistics that a compiled graph names, None for -1."""
+    return None if number < 0 else _statistics[number]
 
 
 def _reference_splat(

@@ -94,6 +94,36 @@ def _carry(*t) -> list[Tensor]:
     return [*plain, *costly]
 
 
+@pytest.mark.parametrize("cameras_move", [False, True])
+def test_statistics_are_counted_once_by_compiled_steps(cameras_move):
+    """Two steps, also through the operator's plain-torch projection, and then statistics of another scene by the same code."""
+    torch.manual_seed(0)
+    scene = head_scene(60, 24, 20, cameras=2)
+
+    def loss(means, scales, viewmats, statistics):
+        s = scene
+        out = ops.splat(means, s.quats, scales, s.opacities, s.sh, viewmats, s.Ks, 24, 20, statistics=statistics)
+        return (out.color * torch.linspace(0, 1, 3)).sum() + out.alpha.sum()
+
+    torch._dynamo.reset()
+    found = []
+    for function in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
+        for scale in (1.0, 1.3):
+            statistics = ops.SplatStatistics.zeros(60)
+            for _ in range(2):
+                leaves = [scene.means.clone().requires_grad_(), scale * scene.scales, scene.viewmats.clone().requires_grad_(cameras_move)]
+                function(*leaves, statistics).backward()
+            found.append(statistics)
+    for eager, compiled in zip(found[:2], found[2:], strict=True):
+        assert float(eager.count.max()) == 4 and float(eager.contributions.sum()) > 0
+        for name in ("grad_norm", "count", "max_radius", "contributions"):
+            torch.testing.assert_close(getattr(compiled, name), getattr(eager, name), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        statistics = ops.SplatStatistics.zeros(60)
+        torch.compile(loss, backend="aot_eager", fullgraph=True)(scene.means, scene.scales, scene.viewmats, statistics)
+    assert not statistics.count.any() and float(statistics.contributions.sum()) > 0
+
+
 _WEIGHTS = {"position_weight": 0.3, "scale_weight": 0.2, "opacity_weight": 0.1, "max_scale": 0.5}
 _GRID = HashGrid.build(levels=3, log2_size=8, base=4)
 
@@ -217,7 +247,7 @@ def test_errors_of_shape_are_raised_while_compiling():
 
 def test_fakes_agree_with_the_operators():
     scene = head_scene(50, 20, 16, cameras=2)
-    options = (None, 20, 16, 0.01, 0.3, False, None, False, False)
+    options = (None, 20, 16, 0.01, 0.3, False, None, False, False, -1)
     torch.library.opcheck(
         torch.ops.avatars.splat.default, (*scene.tensors, *options), test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
     )
