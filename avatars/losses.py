@@ -19,14 +19,19 @@ EYES = ("eyelids", "eyeball_left", "eyeball_right", "iris_left", "iris_right", "
 MOUTH = ("lips", "mouth_bag", "tongue", "teeth_upper", "teeth_lower", "gums_upper", "gums_lower")
 
 
-def photometric(rendered: Tensor, target: Tensor, ssim_weight: float, weights: Tensor | None = None) -> Tensor:
-    """(1−λ)·L1 + λ·(1−SSIM) (Kerbl et al. 2023, eq. 7), averaged over pictures; weights [C, H, W] multiply both maps."""
-    return ops.l1_ssim(rendered, target, ssim_weight=ssim_weight, weights=weights).mean()
-
-
-def coverage(alpha: Tensor, masks: Tensor) -> Tensor:
-    """Mean |alpha − mask|, both [C, H, W]: nothing floats outside of the foreground, nothing is see-through inside."""
-    return ops.mean_distance(alpha, masks)
+def pictures(
+    color: Tensor,  # [C, H, W, 3] rendered
+    alpha: Tensor,  # [C, H, W, 1]
+    target: Tensor,  # [C, H, W, 3]
+    mattes: Tensor,  # [C, H, W]
+    weights: Tensor | None,  # [C, H, W] how much each pixel's colour counts
+    ssim_weight: float,
+    coverage_weight: float,
+) -> Tensor:
+    """(1−λ)·L1 + λ·(1−SSIM) (Kerbl et al. 2023, eq. 7), and how far alpha is from the mattes: nothing floats outside of the foreground,
+    nothing is see-through inside. Averaged over pictures. One operator makes all of it and both gradients in one sweep.
+    """
+    return ops.picture_loss(color, alpha, target, mattes, ssim_weight=ssim_weight, matte_weight=coverage_weight, weights=weights)
 
 
 @dataclass(frozen=True)

@@ -187,8 +187,8 @@ class Trainer:
             means, quats, scales, local.logit_opacities, sh, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
             backgrounds=target.backgrounds, logit_opacities=True, depth=False, statistics=self.statistics,
         )  # fmt: skip
-        loss = losses.photometric(splat.color, target.pictures, c.ssim_weight, target.weights)
-        loss = loss + c.coverage_weight * losses.coverage(splat.alpha[..., 0], target.mattes) + cost
+        loss = losses.pictures(splat.color, splat.alpha, target.pictures, target.mattes, target.weights, c.ssim_weight, c.coverage_weight)
+        loss = loss + cost
         if self.lpips is not None:
             loss = loss + c.lpips_weight * self.lpips(splat.color, target.pictures).mean()
         return loss, splat.color.detach()

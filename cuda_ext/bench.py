@@ -48,7 +48,7 @@ def rows(quick: bool) -> list[Row]:
         for n, size in sizes:
             found += splat.splat_rows(n, size, threads, seconds, compare=not quick and (n, size, threads) == (20_000, 256, 1))
         first = threads == 1
-        found.append(training.ssim_row(256, threads, seconds, first))
+        found += training.ssim_rows(256, threads, seconds, first)
         found.append(training.adam_row(20_000, threads, seconds, first))
         found.append(head.skin_row(threads, seconds, first))
         found.append(head.blend_row(20_000, threads, seconds, first))

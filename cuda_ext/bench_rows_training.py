@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from cuda_ext import ops, reference
 from cuda_ext.bench_times import Row, measure, relative
@@ -18,20 +21,42 @@ def gate(device: str = "cpu") -> dict[str, float | bool]:
     return {"v_l1_ssim": relative(x.grad, y.grad)}
 
 
-def ssim_row(size: int, threads: int, seconds: float, compare: bool) -> Row:
-    """The loss of a training step and its gradient."""
+def ssim_rows(size: int, threads: int, seconds: float, compare: bool) -> list[Row]:
+    """The loss of a training step and its gradient.
+
+    Plain torch twice: with the window along one axis after the other, as the reference has it, and with the dense window of 11×11 that
+    published training code convolves with.
+    """
     a, b = torch.rand(1, size, size, 3, requires_grad=True), torch.rand(1, size, size, 3)
+    maps = {"l1_ssim f+b (separable)": reference.ssim_map, "l1_ssim f+b (dense 11×11)": dense_ssim_map}
 
     def run() -> None:
         ops.l1_ssim(a, b).sum().backward()
         a.grad = None
 
-    def plain() -> None:
-        l1, similarity = reference.l1_and_ssim(a, b)
-        (0.8 * l1 + 0.2 * (1 - similarity)).sum().backward()
+    def plain(similarity: Callable[[Tensor, Tensor], Tensor]) -> None:
+        (0.8 * (a - b).abs().mean() + 0.2 * (1 - similarity(a, b).mean())).backward()
         a.grad = None
 
-    return measure("l1_ssim forward+backward", f"{size}²", threads, run, seconds, plain if compare else None)
+    if not compare:
+        return [measure("l1_ssim f+b", f"{size}²", threads, run, seconds)]
+    return [measure(name, f"{size}²", threads, run, seconds, lambda f=f: plain(f)) for name, f in maps.items()]
+
+
+def dense_ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """`reference.ssim_map` by five depthwise convolutions with the whole window."""
+    a, b = a.permute(0, 3, 1, 2), b.permute(0, 3, 1, 2)
+    line = reference.ssim_window(a.dtype, a.device)
+    window = torch.outer(line, line).expand(3, 1, -1, -1).contiguous()
+
+    def blur(image: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(image, window, padding=reference.SSIM_RADIUS, groups=3)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b, covariance = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
+    up = (2 * mean_a * mean_b + reference.SSIM_C1) * (2 * covariance + reference.SSIM_C2)
+    down = (mean_a**2 + mean_b**2 + reference.SSIM_C1) * (var_a + var_b + reference.SSIM_C2)
+    return (up / down).permute(0, 2, 3, 1)
 
 
 def adam_row(n: int, threads: int, seconds: float, compare: bool) -> Row:

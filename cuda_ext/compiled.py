@@ -284,11 +284,11 @@ _define(
     (),
 )
 _define(
-    "mean_distance",
-    "Tensor a, Tensor b",
-    lambda *args: [ops.mean_distance(*args)],
-    lambda a, _: [a.new_empty(())],
-    (0,),
+    "picture_loss",
+    "Tensor color, Tensor alpha, Tensor target, Tensor mattes, Tensor? weights, float ssim_weight, float matte_weight",
+    lambda *args: [ops.picture_loss(*args[:4], weights=args[4], ssim_weight=args[5], matte_weight=args[6])],
+    lambda color, *_: [color.new_empty(())],
+    (0, 1),
 )
 _define(
     "skin",

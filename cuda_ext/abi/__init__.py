@@ -36,9 +36,9 @@ from cuda_ext.abi.gaussians import (
 )
 from cuda_ext.abi.grids import HASH_HEADS, AvHash, AvHashTables
 from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackward
-from cuda_ext.abi.pictures import AvCompose, AvDistance, AvWindows
+from cuda_ext.abi.pictures import AvCompose, AvWindows
 from cuda_ext.abi.skin import AvSkin
-from cuda_ext.abi.training import ADAM_COLUMNS, HALF_MOMENTS, WHOLE_GRAD, AvAdam, AvAdamTensor, AvSsim, AvSsimBackward
+from cuda_ext.abi.training import ADAM_COLUMNS, HALF_MOMENTS, WHOLE_GRAD, AvAdam, AvAdamTensor, AvSsim
 from cuda_ext.abi.volumes import MARCH_RUNS, AvComposite, AvCompositeBackward, AvMarch
 
 __all__ = [
@@ -70,7 +70,6 @@ __all__ = [
     "AvCarry",
     "AvCarryBackward",
     "AvCompose",
-    "AvDistance",
     "AvComposite",
     "AvCompositeBackward",
     "AvMarch",
@@ -91,7 +90,6 @@ __all__ = [
     "AvSplatBackward",
     "AvSplatForward",
     "AvSsim",
-    "AvSsimBackward",
     "AvWindows",
 ]
 

@@ -33,23 +33,9 @@ class AvWindows(c.Structure):
     ]
 
 
-class AvDistance(c.Structure):
-    _fields_ = [
-        ("launch", AvLaunch),
-        ("N", c.c_int64),
-        ("a", P),
-        ("b", P),
-        ("distance", P),
-        ("v_a", P),
-        ("scratch", P),
-        ("scratch_bytes", c.c_int64),
-    ]
-
-
-STRUCTURES: tuple[type[c.Structure], ...] = (AvCompose, AvWindows, AvDistance)
+STRUCTURES: tuple[type[c.Structure], ...] = (AvCompose, AvWindows)
 
 FUNCTIONS: dict[str, tuple[type, list]] = {
     "av_compose": (c.c_int32, [c.POINTER(AvCompose)]),
     "av_soft_windows": (c.c_int32, [c.POINTER(AvWindows)]),
-    "av_mean_distance": (c.c_int32, [c.POINTER(AvDistance)]),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 
-from cuda_ext.abi.common import I64P, AvLaunch, P
+from cuda_ext.abi.common import AvLaunch, P
 
 
 class AvSsim(c.Structure):
@@ -14,35 +14,19 @@ class AvSsim(c.Structure):
         ("height", c.c_int32),
         ("width", c.c_int32),
         ("crop", c.c_int32),
-        ("reserved", c.c_int32),
+        ("l1_factor", c.c_float),
+        ("ssim_factor", c.c_float),
+        ("matte_factor", c.c_float),
         ("a", P),
         ("b", P),
         ("weights", P),
+        ("alpha", P),
+        ("mattes", P),
         ("l1", P),
         ("ssim", P),
-        ("saved", P),
-        ("saved_bytes", c.c_int64),
-        ("scratch", P),
-        ("scratch_bytes", c.c_int64),
-    ]
-
-
-class AvSsimBackward(c.Structure):
-    _fields_ = [
-        ("launch", AvLaunch),
-        ("B", c.c_int64),
-        ("height", c.c_int32),
-        ("width", c.c_int32),
-        ("crop", c.c_int32),
-        ("reserved", c.c_int32),
-        ("a", P),
-        ("b", P),
-        ("weights", P),
-        ("saved", P),
-        ("saved_bytes", c.c_int64),
-        ("v_l1", P),
-        ("v_ssim", P),
+        ("loss", P),
         ("v_a", P),
+        ("v_alpha", P),
         ("scratch", P),
         ("scratch_bytes", c.c_int64),
     ]
@@ -86,14 +70,12 @@ class AvAdam(c.Structure):
 
 STRUCTURES: tuple[type[c.Structure], ...] = (
     AvSsim,
-    AvSsimBackward,
     AvAdamTensor,
     AvAdam,
 )
 
 FUNCTIONS: dict[str, tuple[type, list]] = {
-    "av_ssim_forward": (c.c_int32, [c.POINTER(AvSsim)]),
-    "av_ssim_backward": (c.c_int32, [c.POINTER(AvSsimBackward)]),
-    "av_ssim_sizes": (c.c_int32, [c.c_int64, c.c_int32, c.c_int32, c.c_int32, I64P, I64P]),
+    "av_ssim": (c.c_int32, [c.POINTER(AvSsim)]),
+    "av_ssim_scratch": (c.c_int64, [c.c_int64, c.c_int32, c.c_int32, c.c_int32, c.c_int32]),
     "av_adam": (c.c_int32, [c.POINTER(AvAdam)]),
 }

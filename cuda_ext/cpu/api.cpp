@@ -79,9 +79,10 @@ const char* bad_bind(const AvBind& in) {
     return nullptr;
 }
 
-const char* bad_ssim(int64_t B, int32_t height, int32_t width, int32_t crop) {
-    if (B < 0 || bad_image(width, height)) return "width and height must be 1..32767";
-    if (crop < 0 || 2 * crop >= width || 2 * crop >= height) return "the crop leaves no pixels";
+const char* bad_ssim(const AvSsim& in) {
+    if (in.B < 0 || bad_image(in.width, in.height)) return "width and height must be 1..32767";
+    if (in.crop < 0 || 2 * in.crop >= in.width || 2 * in.crop >= in.height) return "the crop leaves no pixels";
+    if (in.scratch_bytes < kernels().ssim_scratch(in.B, in.height, in.width, in.launch.threads, in.v_a != nullptr)) return "scratch is too small";
     return nullptr;
 }
 
@@ -222,7 +223,6 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvBind);
     AV_SIZE(AvBindBackward);
     AV_SIZE(AvSsim);
-    AV_SIZE(AvSsimBackward);
     AV_SIZE(AvAdamTensor);
     AV_SIZE(AvAdam);
     AV_SIZE(AvBlend);
@@ -238,7 +238,6 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
     AV_SIZE(AvWindows);
-    AV_SIZE(AvDistance);
     AV_SIZE(AvMarch);
     AV_SIZE(AvComposite);
     AV_SIZE(AvCompositeBackward);
@@ -303,21 +302,13 @@ int32_t av_bind_backward(const AvBindBackward* args) {
 
 int64_t av_bind_scratch(int64_t V, int64_t F, int64_t N) { return kernels().bind_scratch(V, F, N); }
 
-int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t threads, int64_t* saved, int64_t* scratch) {
-    return kernels().ssim_sizes(B, height, width, threads, saved, scratch);
+int32_t av_ssim(const AvSsim* args) {
+    AV_REFUSE_IF(bad_ssim(*args));
+    return kernels().ssim(args);
 }
 
-int32_t av_ssim_forward(const AvSsim* args) {
-    AV_REFUSE_IF(bad_ssim(args->B, args->height, args->width, args->crop));
-    int64_t saved = 0, scratch = 0;
-    kernels().ssim_sizes(args->B, args->height, args->width, args->launch.threads, &saved, &scratch);
-    if (args->scratch_bytes < scratch || (args->saved && args->saved_bytes < saved)) return refuse("a workspace is too small");
-    return kernels().ssim_forward(args);
-}
-
-int32_t av_ssim_backward(const AvSsimBackward* args) {
-    AV_REFUSE_IF(bad_ssim(args->B, args->height, args->width, args->crop));
-    return kernels().ssim_backward(args);
+int64_t av_ssim_scratch(int64_t B, int32_t height, int32_t width, int32_t threads, int32_t gradient) {
+    return kernels().ssim_scratch(B, height, width, threads, gradient);
 }
 
 int32_t av_adam(const AvAdam* args) {
@@ -387,12 +378,6 @@ int32_t av_compose(const AvCompose* args) {
 int32_t av_soft_windows(const AvWindows* args) {
     if (args->C < 0 || args->W < 0 || bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
     return kernels().soft_windows(args);
-}
-
-int32_t av_mean_distance(const AvDistance* args) {
-    if (args->N < 1) return refuse("a mean needs numbers");
-    if (args->scratch_bytes < (args->N / 4096 + 1) * (int64_t)sizeof(double)) return refuse("scratch is too small");
-    return kernels().mean_distance(args);
 }
 
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {

@@ -16,9 +16,8 @@ struct Kernels {
     decltype(&::av_bind_forward) bind_forward;
     decltype(&::av_bind_backward) bind_backward;
     decltype(&::av_bind_scratch) bind_scratch;
-    decltype(&::av_ssim_forward) ssim_forward;
-    decltype(&::av_ssim_backward) ssim_backward;
-    decltype(&::av_ssim_sizes) ssim_sizes;
+    decltype(&::av_ssim) ssim;
+    decltype(&::av_ssim_scratch) ssim_scratch;
     decltype(&::av_adam) adam;
     decltype(&::av_mesh_rasterize) mesh_rasterize;
     decltype(&::av_mesh_scratch) mesh_scratch;
@@ -46,7 +45,6 @@ struct Kernels {
     decltype(&::av_skin_scratch) skin_scratch;
     decltype(&::av_compose) compose;
     decltype(&::av_soft_windows) soft_windows;
-    decltype(&::av_mean_distance) mean_distance;
     decltype(&::av_march_count) march_count;
     decltype(&::av_march_fill) march_fill;
     decltype(&::av_composite_forward) composite_forward;

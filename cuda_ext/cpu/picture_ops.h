@@ -86,29 +86,5 @@ static int32_t soft_windows(const AvWindows* args) {
     return AV_OK;
 }
 
-enum { DISTANCE_BLOCK = 4096 };  // numbers per partial sum
-
-static int32_t mean_distance(const AvDistance* args) {
-    const AvDistance& in = *args;
-    double* parts = (double*)in.scratch;
-    const int64_t blocks = (in.N + DISTANCE_BLOCK - 1) / DISTANCE_BLOCK;
-    const F16 step = F16(1.0f / (float)in.N), zero = F16(0.0f);
-    parallel_for(in.launch.threads, blocks, [&](int64_t block, int) {
-        const int64_t end = (block + 1) * DISTANCE_BLOCK < in.N ? (block + 1) * DISTANCE_BLOCK : in.N;
-        F16 total = zero;
-        for (int64_t i = block * DISTANCE_BLOCK; i < end; i += 16) {
-            const int count = end - i < 16 ? (int)(end - i) : 16;
-            const F16 d = load_part(in.a + i, count) - load_part(in.b + i, count);
-            total += abs_(d);
-            if (in.v_a) store_part(in.v_a + i, select(d > zero, step, select(d < zero, -step, zero)), count);
-        }
-        parts[block] = (double)sum(total);
-    });
-    double total = 0;
-    for (int64_t block = 0; block < blocks; ++block) total += parts[block];
-    in.distance[0] = (float)(total / (double)in.N);
-    return AV_OK;
-}
-
 }  // namespace AV_NS
 }  // namespace av

@@ -62,6 +62,17 @@ AV_INLINE F16 log2_(F16 x) {
 AV_INLINE F16 exp_(F16 x) { return exp2_(min_(max_(x * F16(1.4426950409f), F16(-126.0f)), F16(126.9f))); }
 AV_INLINE float exp_(float x) { return expf(x); }
 
+// `size` ≥ 0 with the sign of `like`; 0 where that is 0 or not a number.
+#if AV_ISA >= 512
+AV_INLINE F16 signed_as(F16 size, F16 like) {
+    const __mmask16 signs = _mm512_cmp_ps_mask(like.v, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+    const __m512i sign = _mm512_and_si512(_mm512_castps_si512(like.v), _mm512_set1_epi32((int)0x80000000));
+    return _mm512_castsi512_ps(_mm512_maskz_or_epi32(signs, _mm512_castps_si512(size.v), sign));
+}
+#else
+AV_INLINE F16 signed_as(F16 size, F16 like) { return select(like > F16(0.0f), size, keep(like < F16(0.0f), -size)); }
+#endif
+
 // Every lane's value moves one lane up or down; 0 comes in.
 #if AV_ISA >= 512
 AV_INLINE F16 lanes_up(F16 a) {

@@ -37,48 +37,7 @@ __global__ void __launch_bounds__(COMPOSE_THREADS) windows_kernel(AvWindows s) {
     s.weights[size * c + at] = weight;
 }
 
-constexpr int64_t DISTANCE_BLOCK = 4096;  // numbers per partial sum: what abi_pictures.h sizes the scratch for
-
-__global__ void __launch_bounds__(COMPOSE_THREADS) distance_kernel(AvDistance s, double* parts) {
-    AV_SHARED double sums[COMPOSE_THREADS / 32];
-    const int64_t begin = blockIdx.x * DISTANCE_BLOCK, end = min(begin + DISTANCE_BLOCK, s.N);
-    const float step = 1.0f / (float)s.N;
-    double total = 0;
-    for (int64_t i = begin + threadIdx.x; i < end; i += COMPOSE_THREADS) {
-        const float d = s.a[i] - s.b[i];
-        total += fabsf(d);
-        if (s.v_a) s.v_a[i] = d > 0.0f ? step : d < 0.0f ? -step : 0.0f;
-    }
-    for (int bits = 16; bits; bits /= 2) total += __shfl_xor_sync(FULL, total, bits);
-    if ((threadIdx.x & 31) == 0) sums[threadIdx.x / 32] = total;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        double all = 0;
-        for (int w = 0; w < COMPOSE_THREADS / 32; ++w) all += sums[w];
-        parts[blockIdx.x] = all / (double)s.N;
-    }
-}
-
-__global__ void distance_sum_kernel(const double* parts, int64_t blocks, float* distance) {
-    double all = 0;
-    for (int64_t b = threadIdx.x; b < blocks; b += 32) all += parts[b];
-    for (int bits = 16; bits; bits /= 2) all += __shfl_xor_sync(FULL, all, bits);
-    if (threadIdx.x == 0) *distance = (float)all;
-}
-
 }  // namespace av
-
-extern "C" int32_t av_mean_distance(const AvDistance* args) {
-    using namespace av;
-    if (args->N < 1) return fail(AV_INVALID, "a mean needs numbers");
-    if (args->scratch_bytes < (args->N / DISTANCE_BLOCK + 1) * (int64_t)sizeof(double)) return fail(AV_INVALID, "mean_distance: the scratch is too small");
-    const OnDevice device(args->launch);
-    const unsigned blocks = blocks_for(args->N, DISTANCE_BLOCK);
-    double* parts = static_cast<double*>(args->scratch);
-    launch(distance_kernel, dim3(blocks), dim3(COMPOSE_THREADS), stream_of(args->launch), *args, parts);
-    launch(distance_sum_kernel, dim3(1), dim3(32), stream_of(args->launch), parts, (int64_t)blocks, args->distance);
-    return finish("mean_distance");
-}
 
 extern "C" int32_t av_soft_windows(const AvWindows* args) {
     using namespace av;

@@ -1,4 +1,4 @@
-// Structural similarity and L1, and their gradient: one pass over the images each way, separable window in shared memory.
+// L1, structural similarity, mattes, and their gradients: two passes over the pictures, separable window in shared memory.
 //
 // A block owns 32 × 32 pixels of one channel. Across: a thread makes four neighbouring outputs of a row, lanes on different rows; down: a
 // lane per column, four rows per warp; so that each value read from shared memory serves four outputs, and no bank conflicts.
@@ -40,10 +40,13 @@ struct Place {
     __device__ int64_t value(int y, int x) const { return pixel(y, x) * 3 + channel; }
 };
 
-__global__ void __launch_bounds__(SSIM_THREADS) ssim_kernel(AvSsim args, Window window, float* partials, float scale) {
+constexpr int SSIM_SUMS = 3;           // of w |a-b|, w · map, w
+constexpr int64_t MATTE_BLOCK = 4096;  // pixels per partial sum
+
+__global__ void __launch_bounds__(SSIM_THREADS) ssim_kernel(AvSsim args, Window window, float* partials, float* maps, float scale) {
     AV_SHARED float in[2][HALO * PITCH_IN];
     AV_SHARED float across[5][HALO * PITCH_OUT];
-    AV_SHARED float sums[2][SSIM_THREADS / 32];
+    AV_SHARED float sums[SSIM_SUMS][SSIM_THREADS / 32];
     const Place place(args.height, args.width, args.crop);
     for (int i = threadIdx.x; i < HALO * HALO; i += SSIM_THREADS) {
         const int row = i / HALO, column = i % HALO, y = place.top + row - RADIUS, x = place.left + column - RADIUS;
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(SSIM_THREADS) ssim_kernel(AvSsim args, Window 
             }
         }
     }
-    float total_ssim = 0, total_l1 = 0;
+    float totals[SSIM_SUMS] = {};
     const int64_t plane = (int64_t)args.B * 3 * args.height * args.width;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -102,59 +105,84 @@ __global__ void __launch_bounds__(SSIM_THREADS) ssim_kernel(AvSsim args, Window 
         const float map = A * B * inverse_C * inverse_D;
         float weight = place.counted(y, x) ? scale : 0.0f;
         if (args.weights) weight *= args.weights[place.pixel(y, x)];
-        total_ssim += weight * map;
         const int at = (first + j + RADIUS) * PITCH_IN + column + RADIUS;
-        total_l1 += weight * fabsf(in[0][at] - in[1][at]);
-        if (args.saved) {  // derivatives of the mean to the blurs of a, a² and a·b
-            float* saved = static_cast<float*>(args.saved) + (blockIdx.z * (int64_t)args.height + y) * args.width + x;
+        totals[0] += weight * fabsf(in[0][at] - in[1][at]), totals[1] += weight * map, totals[2] += weight;
+        if (args.v_a) {  // derivatives of the mean to the blurs of a, a² and a·b
+            float* saved = maps + (blockIdx.z * (int64_t)args.height + y) * args.width + x;
             const float slope = 2 * inverse_C * inverse_D;
             saved[0] = weight * (slope * mb * (B - A) - 2 * ma * map * (inverse_C - inverse_D));
             saved[plane] = -weight * map * inverse_D;
             saved[2 * plane] = weight * slope * A;
         }
     }
-    for (int step = 16; step; step /= 2) {
-        total_ssim += __shfl_xor_sync(FULL, total_ssim, step);
-        total_l1 += __shfl_xor_sync(FULL, total_l1, step);
+    for (int m = 0; m < SSIM_SUMS; ++m) {
+        for (int step = 16; step; step /= 2) totals[m] += __shfl_xor_sync(FULL, totals[m], step);
+        if ((threadIdx.x & 31) == 0) sums[m][threadIdx.x >> 5] = totals[m];
     }
-    if ((threadIdx.x & 31) == 0) sums[0][threadIdx.x >> 5] = total_l1, sums[1][threadIdx.x >> 5] = total_ssim;
     __syncthreads();
-    if (threadIdx.x < 2) {
+    if (threadIdx.x < SSIM_SUMS) {
         float all = 0;
         for (int w = 0; w < SSIM_THREADS / 32; ++w) all += sums[threadIdx.x][w];
         const int64_t blocks = (int64_t)gridDim.x * gridDim.y * 3;
         const int64_t block = ((int64_t)place.channel * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-        partials[(place.image * blocks + block) * 2 + threadIdx.x] = all;
+        partials[(place.image * blocks + block) * SSIM_SUMS + threadIdx.x] = all;
     }
+}
+
+// |alpha - matte| of a run of pixels, and its gradient.
+__global__ void __launch_bounds__(SSIM_THREADS) matte_kernel(AvSsim args, float* parts, int64_t size, float step) {
+    AV_SHARED float sums[SSIM_THREADS / 32];
+    const int64_t begin = blockIdx.x * MATTE_BLOCK, end = min(begin + MATTE_BLOCK, size), image = size * blockIdx.y;
+    float total = 0;
+    for (int64_t i = begin + threadIdx.x; i < end; i += SSIM_THREADS) {
+        const float d = args.alpha[image + i] - args.mattes[image + i];
+        total += fabsf(d);
+        if (args.v_alpha) args.v_alpha[image + i] = d > 0.0f ? step : d < 0.0f ? -step : 0.0f;
+    }
+    for (int bits = 16; bits; bits /= 2) total += __shfl_xor_sync(FULL, total, bits);
+    if ((threadIdx.x & 31) == 0) sums[threadIdx.x / 32] = total;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        float all = 0;
+        for (int w = 0; w < SSIM_THREADS / 32; ++w) all += sums[w];
+        parts[blockIdx.y * gridDim.x + blockIdx.x] = all;
+    }
+}
+
+// The block's sum of x, in thread 0.
+__device__ inline double block_sum(double x, double* sums) {
+    for (int step = 16; step; step /= 2) x += __shfl_xor_sync(FULL, x, step);
+    __syncthreads();  // `sums` may still be read for the sum before
+    if ((threadIdx.x & 31) == 0) sums[threadIdx.x >> 5] = x;
+    __syncthreads();
+    double all = 0;
+    for (int w = 0; w < SSIM_THREADS / 32 && threadIdx.x == 0; ++w) all += sums[w];
+    return all;
 }
 
 // A block per image adds up the partial sums.
-__global__ void __launch_bounds__(SSIM_THREADS) ssim_sum_kernel(const float* partials, int64_t blocks, float* l1, float* ssim) {
-    AV_SHARED double sums[2][SSIM_THREADS / 32];
-    double totals[2] = {0, 0};
-    const float* mine = partials + blockIdx.x * blocks * 2;
-    for (int64_t i = threadIdx.x; i < blocks; i += SSIM_THREADS) totals[0] += mine[2 * i], totals[1] += mine[2 * i + 1];
-    for (int step = 16; step; step /= 2) {
-        totals[0] += __shfl_xor_sync(FULL, totals[0], step);
-        totals[1] += __shfl_xor_sync(FULL, totals[1], step);
+__global__ void __launch_bounds__(SSIM_THREADS) ssim_sum_kernel(AvSsim args, const float* partials, int64_t blocks, const float* mattes, int64_t matte_blocks) {
+    AV_SHARED double sums[SSIM_THREADS / 32];
+    double totals[SSIM_SUMS + 1] = {};
+    const float *mine = partials + blockIdx.x * blocks * SSIM_SUMS, *my_mattes = mattes + blockIdx.x * matte_blocks;
+    for (int64_t i = threadIdx.x; i < blocks; i += SSIM_THREADS) {
+        for (int m = 0; m < SSIM_SUMS; ++m) totals[m] += mine[SSIM_SUMS * i + m];
     }
-    if ((threadIdx.x & 31) == 0) sums[0][threadIdx.x >> 5] = totals[0], sums[1][threadIdx.x >> 5] = totals[1];
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        double all[2] = {0, 0};
-        for (int w = 0; w < SSIM_THREADS / 32; ++w) all[0] += sums[0][w], all[1] += sums[1][w];
-        if (l1) l1[blockIdx.x] = (float)all[0];
-        ssim[blockIdx.x] = (float)all[1];
-    }
+    for (int64_t i = threadIdx.x; i < matte_blocks; i += SSIM_THREADS) totals[SSIM_SUMS] += my_mattes[i];
+    for (int m = 0; m <= SSIM_SUMS; ++m) totals[m] = block_sum(totals[m], sums);
+    if (threadIdx.x != 0) return;
+    const double matte = totals[SSIM_SUMS] / ((double)args.height * args.width);
+    args.l1[blockIdx.x] = (float)totals[0], args.ssim[blockIdx.x] = (float)totals[1];
+    args.loss[blockIdx.x] = (float)(args.l1_factor * totals[0] + args.ssim_factor * (totals[2] - totals[1]) + args.matte_factor * matte);
 }
 
-// v_a = blur(saved₀) + 2a·blur(saved₁) + b·blur(saved₂), all times v_ssim, plus the L1 term.
-__global__ void __launch_bounds__(SSIM_THREADS) ssim_backward_kernel(AvSsimBackward args, Window window, float scale) {
+// v_a = -(blur(map₀) + 2a·blur(map₁) + b·blur(map₂)) times the factor of 1 - SSIM, plus the L1 term.
+__global__ void __launch_bounds__(SSIM_THREADS) ssim_gradient_kernel(AvSsim args, Window window, const float* maps, float scale) {
     AV_SHARED float in[3][HALO * PITCH_IN];
     AV_SHARED float across[3][HALO * PITCH_OUT];
     const Place place(args.height, args.width, args.crop);
     const int64_t plane = (int64_t)args.B * 3 * args.height * args.width;
-    const float* saved = static_cast<const float*>(args.saved) + blockIdx.z * (int64_t)args.height * args.width;
+    const float* saved = maps + blockIdx.z * (int64_t)args.height * args.width;
     for (int i = threadIdx.x; i < HALO * HALO; i += SSIM_THREADS) {
         const int row = i / HALO, column = i % HALO, y = place.top + row - RADIUS, x = place.left + column - RADIUS;
         const bool inside = place.in_image(y, x);
@@ -194,17 +222,17 @@ __global__ void __launch_bounds__(SSIM_THREADS) ssim_backward_kernel(AvSsimBackw
             }
         }
     }
-    const float v_ssim = args.v_ssim[place.image], v_l1 = args.v_l1 ? args.v_l1[place.image] * scale : 0.0f;
+    const float to_ssim = -args.ssim_factor, to_l1 = args.l1_factor * scale;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
         const int y = place.top + first + j;
         if (!place.in_image(y, x)) continue;
         const int64_t at = place.value(y, x);
         const float a = args.a[at], b = args.b[at];
-        float gradient = v_ssim * (sum[0][j] + 2 * a * sum[1][j] + b * sum[2][j]);
-        if (v_l1 != 0 && place.counted(y, x)) {
+        float gradient = to_ssim * (sum[0][j] + 2 * a * sum[1][j] + b * sum[2][j]);
+        if (place.counted(y, x)) {
             const float weight = args.weights ? args.weights[place.pixel(y, x)] : 1.0f;
-            gradient += a > b ? v_l1 * weight : a < b ? -v_l1 * weight : 0.0f;
+            gradient += a > b ? to_l1 * weight : a < b ? -to_l1 * weight : 0.0f;
         }
         args.v_a[at] = gradient;
     }
@@ -218,43 +246,46 @@ static float ssim_scale(int height, int width, int crop) {
     return (float)(1.0 / (3.0 * (height - 2.0 * crop) * (width - 2.0 * crop)));
 }
 
+struct SsimSpace {
+    float *partials, *mattes, *maps;
+    int64_t bytes, matte_blocks;
+
+    SsimSpace(void* memory, int64_t B, int height, int width, bool gradient) : matte_blocks(blocks_for((int64_t)height * width, MATTE_BLOCK)) {
+        const dim3 grid = ssim_grid(B, height, width);
+        Arena arena(memory);
+        partials = arena.take<float>((int64_t)grid.x * grid.y * grid.z * SSIM_SUMS);
+        mattes = arena.take<float>(B * matte_blocks);
+        maps = arena.take<float>(gradient ? 3 * B * 3 * height * width : 0);
+        bytes = arena.used;
+    }
+};
+
 }  // namespace av
 
 extern "C" {
 
-int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t, int64_t* saved, int64_t* scratch) {
-    const dim3 grid = av::ssim_grid(B, height, width);
-    *saved = 3 * B * 3 * height * width * (int64_t)sizeof(float);
-    *scratch = (int64_t)grid.x * grid.y * grid.z * 2 * (int64_t)sizeof(float);
-    return AV_OK;
+int64_t av_ssim_scratch(int64_t B, int32_t height, int32_t width, int32_t, int32_t gradient) {
+    return av::SsimSpace(nullptr, B, height, width, gradient != 0).bytes;
 }
 
-int32_t av_ssim_forward(const AvSsim* args) {
+int32_t av_ssim(const AvSsim* args) {
     using namespace av;
-    if (3 * args->B > 65535) return fail(AV_INVALID, "ssim: more than 21845 images in one call");
-    int64_t saved = 0, scratch = 0;
-    av_ssim_sizes(args->B, args->height, args->width, 1, &saved, &scratch);
-    if (args->scratch_bytes < scratch || (args->saved && args->saved_bytes < saved)) {
-        return fail(AV_INVALID, "ssim: the workspaces are smaller than av_ssim_sizes says");
-    }
+    const int64_t B = args->B, size = (int64_t)args->height * args->width;
+    if (3 * B > 65535) return fail(AV_INVALID, "ssim: more than 21845 images in one call");
+    const SsimSpace space(args->scratch, B, args->height, args->width, args->v_a != nullptr);
+    if (args->scratch_bytes < space.bytes) return fail(AV_INVALID, "ssim: the scratch is smaller than av_ssim_scratch says");
     const OnDevice device(args->launch);
     const cudaStream_t stream = stream_of(args->launch);
-    const dim3 grid = ssim_grid(args->B, args->height, args->width);
-    float* partials = static_cast<float*>(args->scratch);
-    launch(ssim_kernel, grid, dim3(SSIM_THREADS), stream, *args, window(), partials,
-           ssim_scale(args->height, args->width, args->crop));
-    launch(ssim_sum_kernel, dim3((unsigned)args->B), dim3(SSIM_THREADS), stream, partials, (int64_t)grid.x * grid.y * 3, args->l1,
-           args->ssim);
+    const dim3 grid = ssim_grid(B, args->height, args->width);
+    const float scale = ssim_scale(args->height, args->width, args->crop);
+    const int64_t matte_blocks = args->alpha ? space.matte_blocks : 0;
+    launch(ssim_kernel, grid, dim3(SSIM_THREADS), stream, *args, window(), space.partials, space.maps, scale);
+    launch(matte_kernel, dim3((unsigned)matte_blocks, (unsigned)B), dim3(SSIM_THREADS), stream, *args, space.mattes, size,
+           (float)(args->matte_factor / (double)size));
+    launch(ssim_sum_kernel, dim3((unsigned)B), dim3(SSIM_THREADS), stream, *args, space.partials, (int64_t)grid.x * grid.y * 3, space.mattes,
+           matte_blocks);
+    if (args->v_a) launch(ssim_gradient_kernel, grid, dim3(SSIM_THREADS), stream, *args, window(), space.maps, scale);
     return finish("ssim");
-}
-
-int32_t av_ssim_backward(const AvSsimBackward* args) {
-    using namespace av;
-    if (3 * args->B > 65535) return fail(AV_INVALID, "ssim: more than 21845 images in one call");
-    const OnDevice device(args->launch);
-    launch(ssim_backward_kernel, ssim_grid(args->B, args->height, args->width), dim3(SSIM_THREADS), stream_of(args->launch), *args,
-           window(), ssim_scale(args->height, args->width, args->crop));
-    return finish("ssim backward");
 }
 
 }  // extern "C"

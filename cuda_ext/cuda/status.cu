@@ -73,7 +73,6 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvBind)
     AV_SIZE(AvBindBackward)
     AV_SIZE(AvSsim)
-    AV_SIZE(AvSsimBackward)
     AV_SIZE(AvAdamTensor)
     AV_SIZE(AvAdam)
     AV_SIZE(AvMesh)
@@ -92,7 +91,6 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvSkin)
     AV_SIZE(AvCompose)
     AV_SIZE(AvWindows)
-    AV_SIZE(AvDistance)
 #undef AV_SIZE
     return -1;
 }

@@ -32,21 +32,8 @@ typedef struct AvWindows {
     float* weights;        // [C, H, W]
 } AvWindows;
 
-// Mean of |a - b| over N numbers, and its gradient to a: sign(a - b) / N.
-typedef struct AvDistance {
-    AvLaunch launch;
-    int64_t N;
-    const float* a;   // [N]
-    const float* b;   // [N]
-    float* distance;  // [1]
-    float* v_a;       // [N] or NULL
-    void* scratch;    // 8 · (N / 4096 + 1) bytes
-    int64_t scratch_bytes;
-} AvDistance;
-
 int32_t av_compose(const AvCompose* args);
 int32_t av_soft_windows(const AvWindows* args);
-int32_t av_mean_distance(const AvDistance* args);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-// Structural similarity and Adam. Part of abi.h.
+// What pictures differ by, and Adam. Part of abi.h.
 #pragma once
 #include "abi_common.h"
 
@@ -6,45 +6,33 @@
 extern "C" {
 #endif
 
-// SSIM and L1 + SSIM. Per image b and pixel p with weight w (1 where weights is NULL), over 3 channels:
-//   l1[b] = mean(w |a-b|),  ssim[b] = mean(w · ssim map),  mean over all pixels not cropped.
-// With gradients, v_a = v_l1[b] ∂l1/∂a + v_ssim[b] ∂ssim/∂a.
+// What rendered pictures differ from others by. Per image b, over 3 channels and the pixels that are not cropped, with weights w (1 where
+// NULL):
+//   l1[b] = mean(w |a-b|),   ssim[b] = mean(w · map),
+//   loss[b] = l1_factor · l1[b] + ssim_factor · mean(w (1 - map)) + matte_factor · mean |alpha - mattes| over all pixels.
+// The gradients are those of Σ_b loss[b]: they are made here, where all that they need passes by anyway.
 typedef struct AvSsim {
     AvLaunch launch;
     int64_t B;
     int32_t height;
     int32_t width;
     int32_t crop;          // pixels left out of the mean at each border: 0 ("same") or AV_SSIM_RADIUS ("valid")
-    int32_t reserved;
+    float l1_factor;
+    float ssim_factor;
+    float matte_factor;
     const float* a;        // [B, H, W, 3]
     const float* b;        // [B, H, W, 3]
     const float* weights;  // [B, H, W] or NULL
-    float* l1;             // [B] or NULL
+    const float* alpha;    // [B, H, W] or NULL: no mattes in the loss
+    const float* mattes;   // [B, H, W]
+    float* l1;             // [B]
     float* ssim;           // [B]
-    void* saved;           // av_ssim_sizes says how much; NULL when no gradient will be asked for
-    int64_t saved_bytes;
-    void* scratch;
+    float* loss;           // [B]
+    float* v_a;            // [B, H, W, 3] or NULL
+    float* v_alpha;        // [B, H, W] or NULL
+    void* scratch;         // av_ssim_scratch(...) bytes
     int64_t scratch_bytes;
 } AvSsim;
-
-typedef struct AvSsimBackward {
-    AvLaunch launch;
-    int64_t B;
-    int32_t height;
-    int32_t width;
-    int32_t crop;
-    int32_t reserved;
-    const float* a;
-    const float* b;
-    const float* weights;
-    const void* saved;
-    int64_t saved_bytes;
-    const float* v_l1;     // [B] or NULL
-    const float* v_ssim;   // [B]
-    float* v_a;            // [B, H, W, 3]
-    void* scratch;
-    int64_t scratch_bytes;
-} AvSsimBackward;
 
 enum {
     AV_ADAM_COLUMNS = 640,  // the most columns of a tensor with two learning rates, even above 320; and of one with a factored gradient
@@ -93,9 +81,8 @@ typedef struct AvAdam {
     const float* step_ptr;    // CUDA: device scalar, so that a captured graph can advance; CPU: NULL
 } AvAdam;
 
-int32_t av_ssim_forward(const AvSsim* args);
-int32_t av_ssim_backward(const AvSsimBackward* args);
-int32_t av_ssim_sizes(int64_t B, int32_t height, int32_t width, int32_t threads, int64_t* saved, int64_t* scratch);
+int32_t av_ssim(const AvSsim* args);
+int64_t av_ssim_scratch(int64_t B, int32_t height, int32_t width, int32_t threads, int32_t gradient);  // gradient: 1 when v_a is wanted
 int32_t av_adam(const AvAdam* args);
 
 #ifdef __cplusplus

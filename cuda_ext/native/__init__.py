@@ -16,14 +16,14 @@ from cuda_ext.native.grids import blend_tables, hash_encode
 from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.native.optimizer import adam, basis_step
 from cuda_ext.native.pages import empty
-from cuda_ext.native.pictures import DistanceFunction, compose, mean_distance, soft_windows
-from cuda_ext.native.similarity import SsimFunction, l1_and_ssim
+from cuda_ext.native.pictures import compose, soft_windows
+from cuda_ext.native.similarity import SsimFunction, l1_ssim, picture_loss, ssim
 from cuda_ext.native.skin import PackedRig, SkinFunction, skin
 from cuda_ext.native.volumes import composite, march
 
 FUNCTIONS = {
-    "skin": SkinFunction, "blend": BlendFunction, "bind": BindFunction, "splat": SplatFunction, "l1_ssim": SsimFunction,
-    "penalty": PenaltyFunction, "carry": CarryFunction, "coverage": DistanceFunction,
+    "skin": SkinFunction, "blend": BlendFunction, "bind": BindFunction, "splat": SplatFunction, "picture loss": SsimFunction,
+    "penalty": PenaltyFunction, "carry": CarryFunction,
 }  # fmt: skip
 """The autograd functions behind the operators of a training step, for those who time them."""
 
@@ -40,7 +40,6 @@ __all__ = [
     "blend_tables",
     "carry",
     "compose",
-    "mean_distance",
     "composite",
     "factors_of",
     "fits",
@@ -48,15 +47,17 @@ __all__ = [
     "flags",
     "hash_encode",
     "interpolate",
-    "l1_and_ssim",
+    "l1_ssim",
     "launch_of",
     "march",
     "penalty",
     "pick",
+    "picture_loss",
     "project",
     "rasterize",
     "rasterize_mesh",
     "skin",
     "soft_windows",
     "splat",
+    "ssim",
 ]

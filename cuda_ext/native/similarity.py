@@ -1,57 +1,72 @@
-"""Calls of the structural similarity."""
+"""Calls of what pictures differ by."""
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cuda_ext import abi, library
-from cuda_ext.native.calls import Saved, launch_of, pointer, workspaces
+from cuda_ext.native.calls import launch_of, pointer, workspaces
 
 
 class SsimFunction(torch.autograd.Function):
-    """v_l1[b] and v_ssim[b] are folded into one pass over the image on the way back."""
+    """The gradients are made on the way forward, where the blurred pictures are at hand: on the way back they are only scaled.
+
+    `factors`: of L1, of 1 - SSIM, of the mattes. `result`: "ssim" or "loss" per picture, or their "total".
+    """
 
     @staticmethod
-    def forward(ctx, a, b, weights, lib, crop):
+    def forward(ctx, a, alpha, b, mattes, weights, lib, crop, factors, result):
         a, b = a.detach().contiguous(), b.detach().contiguous()
-        weights = None if weights is None else weights.detach().contiguous()
+        alpha, mattes, weights = (None if t is None else t.detach().contiguous() for t in (alpha, mattes, weights))
         B, height, width, _ = a.shape
-        launch = launch_of(a.device)
-        saved_bytes, scratch_bytes = ctypes.c_int64(), ctypes.c_int64()
-        library.check(lib, lib.av_ssim_sizes(B, height, width, launch.threads, saved_bytes, scratch_bytes), "ssim")
-        scratch = workspaces.take(scratch_bytes.value, a.device)
-        saved = Saved(workspaces.take(saved_bytes.value, a.device), 0) if ctx.needs_input_grad[0] else None
-        l1, ssim = a.new_empty(B), a.new_empty(B)
+        launch, (wants_a, wants_alpha, *_) = launch_of(a.device), ctx.needs_input_grad
+        v_a, v_alpha = torch.empty_like(a) if wants_a else None, torch.empty_like(alpha) if wants_alpha else None
+        scratch = workspaces.take(lib.av_ssim_scratch(B, height, width, launch.threads, wants_a), a.device)
+        l1, similarity, loss = a.new_empty(B), a.new_empty(B), a.new_empty(B)
         args = abi.AvSsim(
-            launch, B, height, width, crop, 0, a.data_ptr(), b.data_ptr(), pointer(weights), l1.data_ptr(), ssim.data_ptr(),
-            saved and saved.tensor.data_ptr(), saved.tensor.numel() if saved else 0, scratch.data_ptr(), scratch.numel(),
+            launch, B, height, width, crop, *factors, a.data_ptr(), b.data_ptr(), pointer(weights), pointer(alpha), pointer(mattes),
+            l1.data_ptr(), similarity.data_ptr(), loss.data_ptr(), pointer(v_a), pointer(v_alpha), scratch.data_ptr(), scratch.numel(),
         )  # fmt: skip
-        library.check(lib, lib.av_ssim_forward(args), "ssim")
+        library.check(lib, lib.av_ssim(args), "ssim")
         workspaces.give(scratch)
-        ctx.save_for_backward(a, b, weights)
-        ctx.lib, ctx.crop, ctx.saved = lib, crop, saved
-        return l1, ssim
+        ctx.save_for_backward(v_a, v_alpha)
+        if result == "total":
+            return loss.view(()) if B == 1 else loss.sum()
+        return similarity if result == "ssim" else loss
 
     @staticmethod
-    def backward(ctx, v_l1, v_ssim):
-        a, b, weights = ctx.saved_tensors
-        B, height, width, _ = a.shape
-        launch = launch_of(a.device)
-        saved_bytes, scratch_bytes = ctypes.c_int64(), ctypes.c_int64()
-        library.check(ctx.lib, ctx.lib.av_ssim_sizes(B, height, width, launch.threads, saved_bytes, scratch_bytes), "ssim")
-        scratch = workspaces.take(scratch_bytes.value, a.device)
-        v_l1, v_ssim, v_a = v_l1.contiguous(), v_ssim.contiguous(), torch.empty_like(a)
-        args = abi.AvSsimBackward(
-            launch, B, height, width, ctx.crop, 0, a.data_ptr(), b.data_ptr(), pointer(weights), ctx.saved.tensor.data_ptr(),
-            ctx.saved.tensor.numel(), v_l1.data_ptr(), v_ssim.data_ptr(), v_a.data_ptr(), scratch.data_ptr(), scratch.numel(),
-        )  # fmt: skip
-        library.check(ctx.lib, ctx.lib.av_ssim_backward(args), "ssim backward")
-        workspaces.give(scratch)
-        return v_a, None, None, None, None
+    @once_differentiable
+    def backward(ctx, v):
+        v_a, v_alpha = ctx.saved_tensors
+        if not (v.numel() == 1 and v.device.type == "cpu" and v.item() == 1):  # at the end of a loss it is 1
+            v = v.reshape(-1, 1, 1, 1)
+            v_a, v_alpha = None if v_a is None else v_a * v, None if v_alpha is None else v_alpha * v
+        return v_a, v_alpha, None, None, None, None, None, None, None
 
 
-def l1_and_ssim(lib, a, b, weights, crop):
-    """l1 [B], ssim [B]."""
-    return SsimFunction.apply(a, b, weights, lib, crop)
+def ssim(lib, a: Tensor, b: Tensor, weights: Tensor | None, crop: int) -> Tensor:
+    """Means of the similarity [B]."""
+    return SsimFunction.apply(a, None, b, None, weights, lib, crop, (0.0, -1.0, 0.0), "ssim")
+
+
+def l1_ssim(lib, a: Tensor, b: Tensor, weights: Tensor | None, crop: int, ssim_weight: float) -> Tensor:
+    """Losses [B]."""
+    return SsimFunction.apply(a, None, b, None, weights, lib, crop, (1 - ssim_weight, ssim_weight, 0.0), "loss")
+
+
+def picture_loss(
+    lib,
+    color: Tensor,
+    alpha: Tensor,
+    target: Tensor,
+    mattes: Tensor,
+    weights: Tensor | None,
+    ssim_weight: float,
+    matte_weight: float,
+) -> Tensor:
+    """A scalar."""
+    B = len(color)
+    factors = ((1 - ssim_weight) / B, ssim_weight / B, matte_weight / B)
+    return SsimFunction.apply(color, alpha, target, mattes, weights, lib, 0, factors, "total")

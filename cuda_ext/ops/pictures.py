@@ -50,20 +50,3 @@ def soft_windows(
     if library is None:
         return reference.soft_windows(windows.detach(), width, height)
     return native.soft_windows(library, windows, width, height)
-
-
-def mean_distance(
-    a: Tensor,  # any shape
-    b: Tensor,  # the same
-) -> Tensor:
-    """Mean |a - b|, a scalar; gradient to `a`."""
-    expect("b", b, tuple(a.shape))
-    same_device(a, b)
-    if not a.numel():
-        raise ValueError(f"a mean needs numbers, got {list(a.shape)}")
-    if torch.compiler.is_compiling():
-        return torch.ops.avatars.mean_distance(a, b)[0]
-    library = native.pick("av_mean_distance", a, b)
-    if library is None or b.requires_grad:
-        return reference.mean_distance(a, b)
-    return native.mean_distance(library, a, b)

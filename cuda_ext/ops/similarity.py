@@ -1,4 +1,4 @@
-"""How alike two images are: structural similarity, and the loss of 3DGS."""
+"""How alike pictures are: structural similarity, the loss of 3DGS, and all that a training step compares."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ def ssim(
     Outside of the image counts as black, as in 3DGS; `valid` leaves the border that sees it (5 pixels) out of the mean.
     `weights` multiply the map before the mean, which still divides by the number of pixels.
     """
+    crop = _check(a, b, weights, valid)
     if torch.compiler.is_compiling():
-        _check(a, b, weights, valid)
         return torch.ops.avatars.ssim(a, b, weights, valid)[0]
-    return _l1_and_ssim(a, b, weights, valid)[1]
+    library = _pick(a, b, weights)
+    if library is None:
+        return reference.l1_and_ssim(a, b, weights, crop)[1]
+    return native.ssim(library, a, b, weights, crop)
 
 
 def l1_ssim(
@@ -39,15 +42,36 @@ def l1_ssim(
 
     With `weights` w: (1-λ)·mean(w|a-b|) + λ·mean(w·(1 - ssim)).
     """
+    crop = _check(a, b, weights, valid)
     if torch.compiler.is_compiling():
-        _check(a, b, weights, valid)
         return torch.ops.avatars.l1_ssim(a, b, weights, ssim_weight, valid)[0]
-    l1, similarity = _l1_and_ssim(a, b, weights, valid)
-    total: Tensor | float = 1.0
-    if weights is not None:
-        crop = reference.SSIM_RADIUS if valid else 0
-        total = weights[:, crop : weights.shape[1] - crop, crop : weights.shape[2] - crop].mean((1, 2))
-    return (1 - ssim_weight) * l1 + ssim_weight * (total - similarity)
+    library = _pick(a, b, weights)
+    if library is None:
+        return reference.l1_ssim(a, b, ssim_weight, weights, crop)
+    return native.l1_ssim(library, a, b, weights, crop, ssim_weight)
+
+
+def picture_loss(
+    color: Tensor,  # [B, H, W, 3] rendered
+    alpha: Tensor,  # [B, H, W, 1]
+    target: Tensor,  # [B, H, W, 3]
+    mattes: Tensor,  # [B, H, W]
+    *,
+    ssim_weight: float = 0.2,
+    matte_weight: float = 0.0,
+    weights: Tensor | None = None,  # [B, H, W]
+) -> Tensor:
+    """Mean over images of `l1_ssim` + matte_weight · mean|alpha - mattes|: a scalar; gradients to `color` and `alpha`."""
+    _check(color, target, weights, False)
+    expect("alpha", alpha, (*color.shape[:3], 1))
+    expect("mattes", mattes, tuple(color.shape[:3]))
+    same_device(color, alpha, mattes)
+    if torch.compiler.is_compiling():
+        return torch.ops.avatars.picture_loss(color, alpha, target, mattes, weights, ssim_weight, matte_weight)[0]
+    library = _pick(color, target, weights, mattes)
+    if library is None or alpha.dtype != torch.float32:
+        return reference.picture_loss(color, alpha, target, mattes, weights, ssim_weight, matte_weight)
+    return native.picture_loss(library, color, alpha, target, mattes, weights, ssim_weight, matte_weight)
 
 
 def _check(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> int:
@@ -66,9 +90,7 @@ def _check(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> int:
     return crop
 
 
-def _l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> tuple[Tensor, Tensor]:
-    crop = _check(a, b, weights, valid)
-    library = native.pick("av_ssim_forward", *((a, b) if weights is None else (a, b, weights)))
-    if library is None or b.requires_grad or (weights is not None and weights.requires_grad):
-        return reference.l1_and_ssim(a, b, weights, crop)
-    return native.l1_and_ssim(library, a, b, weights, crop)
+def _pick(a: Tensor, *others: Tensor | None):
+    """The library, or None when the reference must run: also for gradients that no kernel has."""
+    given = [t for t in others if t is not None]
+    return None if any(t.requires_grad for t in given) else native.pick("av_ssim", a, *given)

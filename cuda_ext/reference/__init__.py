@@ -21,8 +21,18 @@ from cuda_ext.reference.gaussians import (
 )
 from cuda_ext.reference.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.reference.optimizer import adam, upper_halves
-from cuda_ext.reference.pictures import compose, mean_distance, soft_windows
-from cuda_ext.reference.similarity import SSIM_C1, SSIM_C2, SSIM_RADIUS, SSIM_SIGMA, l1_and_ssim, ssim_map, ssim_window
+from cuda_ext.reference.pictures import compose, soft_windows
+from cuda_ext.reference.similarity import (
+    SSIM_C1,
+    SSIM_C2,
+    SSIM_RADIUS,
+    SSIM_SIGMA,
+    l1_and_ssim,
+    l1_ssim,
+    picture_loss,
+    ssim_map,
+    ssim_window,
+)
 from cuda_ext.reference.skin import axis_angle_matrices, skin
 from cuda_ext.reference.volumes import MARCH_STEPS, TAU_MAX, Stepping, composite, march
 
@@ -49,13 +59,14 @@ __all__ = [
     "blend",
     "carry",
     "compose",
-    "mean_distance",
     "composite",
     "interpolate",
     "l1_and_ssim",
+    "l1_ssim",
     "march",
     "matrices_to_quats",
     "penalty",
+    "picture_loss",
     "project",
     "quat_multiply",
     "quats_to_matrices",

@@ -1,4 +1,4 @@
-"""Composed pictures, soft windows and distances in plain torch."""
+"""Composed pictures and soft windows in plain torch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,3 @@ def soft_windows(windows: Tensor, width: int, height: int) -> Tensor:
         sides.append(torch.where(x.abs() <= 1.5, torch.exp(-(x**4)), 0))
     strength = torch.where(counts, windows[..., 4], 0)[..., None]
     return 1 + (strength * sides[1]).transpose(1, 2) @ sides[0]
-
-
-def mean_distance(a: Tensor, b: Tensor) -> Tensor:
-    """mean |a - b|."""
-    return (a - b).abs().mean()

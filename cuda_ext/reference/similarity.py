@@ -1,4 +1,4 @@
-"""Structural similarity in plain torch."""
+"""What pictures differ by, in plain torch."""
 
 from __future__ import annotations
 
@@ -44,3 +44,18 @@ def l1_and_ssim(a: Tensor, b: Tensor, weights: Tensor | None = None, crop: int =
     inside = (slice(None), slice(crop, a.shape[1] - crop), slice(crop, a.shape[2] - crop))
     l1 = (weight * (a - b).abs())[inside].mean((1, 2, 3))
     return l1, (weight * ssim_map(a, b))[inside].mean((1, 2, 3))
+
+
+def l1_ssim(a: Tensor, b: Tensor, ssim_weight: float, weights: Tensor | None = None, crop: int = 0) -> Tensor:
+    """Losses [B]; see `ops.l1_ssim`."""
+    l1, similarity = l1_and_ssim(a, b, weights, crop)
+    inside = (slice(None), slice(crop, a.shape[1] - crop), slice(crop, a.shape[2] - crop))
+    total = 1.0 if weights is None else weights[inside].mean((1, 2))
+    return (1 - ssim_weight) * l1 + ssim_weight * (total - similarity)
+
+
+def picture_loss(
+    color: Tensor, alpha: Tensor, target: Tensor, mattes: Tensor, weights: Tensor | None, ssim_weight: float, matte_weight: float
+) -> Tensor:
+    """A scalar; see `ops.picture_loss`."""
+    return l1_ssim(color, target, ssim_weight, weights).mean() + matte_weight * (alpha[..., 0] - mattes).abs().mean()

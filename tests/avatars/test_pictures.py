@@ -82,8 +82,14 @@ def test_composite_mixes_and_corrects() -> None:
     target, _ = losses.composite(images, background, brighter)
     assert torch.allclose(target[0, 1, 1], 1.1 * torch.tensor([0.2, 0.4, 0.8]) + 0.02, atol=1e-5)
     assert torch.allclose(target[0, 0, 1], background[0], atol=1e-6)  # the background passed through no sensor
-    assert float(losses.coverage(mask, mask)) == 0 and float(losses.coverage(1 - mask.round(), mask.round())) == 1
-    assert float(losses.photometric(target, target, 0.2)) == pytest.approx(0, abs=1e-5)
+
+
+def test_pictures_that_agree_cost_nothing_and_mattes_that_do_not_their_weight() -> None:
+    picture, mask = torch.rand(2, 14, 15, 3), torch.rand(2, 14, 15).round()
+    assert float(losses.pictures(picture, mask[..., None], picture, mask, None, 0.2, 0.5)) == pytest.approx(0, abs=1e-5)
+    assert float(losses.pictures(picture, 1 - mask[..., None], picture, mask, None, 0.2, 0.5)) == pytest.approx(0.5, abs=1e-5)
+    black = torch.zeros_like(picture)
+    assert float(losses.pictures(black, mask[..., None], black + 0.5, mask, 2 + 0 * mask, 0.0, 0.5)) == pytest.approx(1, abs=1e-5)
 
 
 def test_attention_is_on_the_face_for_cameras_that_see_it(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
@@ -105,12 +111,6 @@ def test_windows_move_with_the_cut_and_the_size(tiny_head: HeadModel, tiny_camer
     windows = losses.moved_windows(attention.windows(tiny_head.template, tiny_cameras), tiny_cameras.Ks, cut.Ks)
     assert torch.allclose(windows, attention.windows(tiny_head.template, cut), atol=1e-4)
     assert losses.attention_of(tiny_head, 0.0, 0.0).weights(tiny_head.template, cut).eq(1).all()
-
-
-def test_coverage_has_the_plain_gradient() -> None:
-    alpha, mask = torch.rand(2, 9, 7, dtype=torch.float64, requires_grad=True), torch.rand(2, 9, 7, dtype=torch.float64)
-    (3 * losses.coverage(alpha, mask)).backward()
-    assert torch.allclose(alpha.grad, 3 * torch.sgn(alpha.detach() - mask) / mask.numel())
 
 
 def test_camera_colors_are_recovered_up_to_the_gauge() -> None:

@@ -60,6 +60,8 @@ def others_once(dice: random.Random) -> None:
     a = poisoned(torch.rand(2, height, width, 3), dice).requires_grad_()
     weights = torch.rand(2, height, width) if dice.random() < 0.5 else None
     ops.l1_ssim(a, torch.rand(2, height, width, 3), weights=weights, valid=min(height, width) > 10).sum().backward()
+    alpha = poisoned(torch.rand(2, height, width, 1), dice).requires_grad_(dice.random() < 0.7)
+    ops.picture_loss(a, alpha, torch.rand(2, height, width, 3), torch.rand(2, height, width), weights=weights, matte_weight=0.1).backward()
     K = dice.choice((1, 5, 16, 20, 64))
     basis = torch.randn(n, 10, K).requires_grad_()
     factored = ["basis"] if K <= 20 else []
@@ -121,7 +123,6 @@ def pictures_once(dice: random.Random) -> None:
     images = torch.randint(0, 256, (2, height, width, 4), dtype=torch.uint8)
     ops.compose(images, poisoned(torch.randn(2, 3, 4), dice), poisoned(torch.rand(2, 3), dice))
     windows = torch.rand(2, dice.choice((0, 1, 3)), 5) * torch.tensor([width, height, width, height, 2.0])
-    ops.mean_distance(poisoned(torch.rand(height, width), dice).requires_grad_(), torch.rand(height, width)).backward()
     assert ops.soft_windows(poisoned(windows, dice).clamp(max=1e9), width, height).isfinite().all()
 
 

@@ -135,6 +135,11 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
     "carry": (_carry, _carry_scene, 8),
     "ssim": (lambda a, b, w: [ops.ssim(a, b, weights=w)], _images, 1),
     "l1_ssim": (lambda a, b, w: [ops.l1_ssim(a, b, valid=True)], _images, 1),
+    "picture_loss": (
+        lambda a, alpha, b, mattes, w: [ops.picture_loss(a, alpha, b, mattes, weights=w, matte_weight=0.3)],
+        lambda: [torch.rand(2, 12, 13, *c) for c in ((3,), (1,), (3,), (), ())],
+        2,
+    ),
     "rasterize_mesh": (_mesh_image, _mesh, 2),
     "march": (_march, lambda: [-torch.ones(6, 3), 1 + 0.3 * torch.randn(6, 3), torch.rand(4, 4, 4) < 0.5], 0),
     "composite": (

@@ -242,37 +242,37 @@ def test_project_and_rasterize_apart(backend):
         close(actual, leaf.grad, 1e-4, what)
 
 
-@pytest.mark.parametrize("crop,weighted", [(0, False), (5, True)])
-def test_ssim_matches_the_reference(backend, crop, weighted):
+@pytest.mark.parametrize("crop,weighted,shape", [(0, False, (2, 37, 70)), (5, True, (2, 37, 70)), (0, True, (1, 3, 5)), (0, False, (1, 64, 65))])
+def test_ssim_matches_the_reference(backend, crop, weighted, shape):
     library, device = backend
-    B, H, W = 2, 37, 70
+    B, H, W = shape
     g = torch.Generator().manual_seed(0)
-    a = torch.rand(B, H, W, 3, generator=g)
-    b = (a + 0.2 * torch.randn(B, H, W, 3, generator=g)).clamp(0, 1)
-    weights = torch.rand(B, H, W, generator=g) if weighted else None
-    v_l1, v_ssim = torch.randn(B, generator=g), torch.randn(B, generator=g)
-    exact = a.double().requires_grad_()
-    l1, ssim = reference.l1_and_ssim(exact, b.double(), None if weights is None else weights.double(), crop)
-    ((l1 * v_l1).sum() + (ssim * v_ssim).sum()).backward()
+    a, alpha, mattes = torch.rand(*shape, 3, generator=g), torch.rand(shape, generator=g), torch.rand(shape, generator=g)
+    b = (a + 0.2 * torch.randn(*shape, 3, generator=g)).clamp(0, 1)
+    weights = torch.rand(shape, generator=g) if weighted else None
+    exact, exact_alpha = a.double().requires_grad_(), alpha.double().requires_grad_()
+    wide = None if weights is None else weights.double()
+    l1, ssim = reference.l1_and_ssim(exact, b.double(), wide, crop)
+    inside = (slice(None), slice(crop, H - crop), slice(crop, W - crop))
+    total = torch.ones(B) if wide is None else wide[inside].mean((1, 2))
+    loss = 0.3 * l1 + 1.4 * (total - ssim) + 0.6 * (exact_alpha - mattes.double()).abs().mean((1, 2))
+    loss.sum().backward()
 
-    a, b, weights, v_l1, v_ssim = to(device, a, b, weights, v_l1, v_ssim)
-    saved_size, scratch_size = ctypes.c_int64(), ctypes.c_int64()
-    check(library, library.av_ssim_sizes(B, H, W, 1, saved_size, scratch_size))
-    saved, scratch = Workspace(saved_size.value, device), Workspace(scratch_size.value, device)
-    out_l1, out_ssim, v_a = torch.empty(B, device=device), torch.empty(B, device=device), torch.full_like(a, torch.nan)
-    launch, spaces = launch_of(device), (scratch.bytes.data_ptr(), scratch.size)
-    images = (B, H, W, crop, 0, pointer(a), pointer(b), pointer(weights))
-    kept = (saved.bytes.data_ptr(), saved.size)
-    check(library, library.av_ssim_forward(abi.AvSsim(launch, *images, pointer(out_l1), pointer(out_ssim), *kept, *spaces)))
-    close(out_l1, l1, 1e-6, "l1")
-    close(out_ssim, ssim, 1e-5, "ssim")
-    args = abi.AvSsimBackward(launch, *images, *kept, pointer(v_l1), pointer(v_ssim), pointer(v_a), *spaces)
-    check(library, library.av_ssim_backward(args))
-    saved.verify(), scratch.verify()
-    close(v_a, exact.grad, 1e-4, "v_a")
-    again = torch.empty(B, device=device)
-    check(library, library.av_ssim_forward(abi.AvSsim(launch, *images, None, pointer(again), None, 0, *spaces)))
-    assert torch.equal(again, out_ssim)
+    a, b, weights, alpha, mattes = to(device, a, b, weights, alpha, mattes)
+    v_a, v_alpha, found = torch.full_like(a, torch.nan), torch.full_like(alpha, torch.nan), []
+    expected = torch.stack([l1, ssim, loss]).detach()
+    for gradients in ((v_a, v_alpha), (None, None)):
+        figures = torch.full((3, B), torch.nan, device=device)
+        scratch = Workspace(library.av_ssim_scratch(B, H, W, 1, gradients[0] is not None), device)
+        check(library, library.av_ssim(abi.AvSsim(
+            launch_of(device), B, H, W, crop, 0.3, 1.4, 0.6, pointer(a), pointer(b), pointer(weights), pointer(alpha), pointer(mattes),
+            *(pointer(f) for f in figures), *(pointer(v) for v in gradients), scratch.bytes.data_ptr(), scratch.size,
+        )))  # fmt: skip
+        scratch.verify()
+        close(figures, expected, 1e-5, "figures")
+        found.append(figures)
+    assert torch.equal(*found)
+    close(v_a, exact.grad, 1e-4, "v_a"), close(v_alpha, exact_alpha.grad, 1e-5, "v_alpha")
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -550,8 +550,3 @@ def test_pictures_and_windows_match_the_reference(backend, monkeypatch):
         close(a, b, 1e-6, "compose")
     windows = torch.tensor([[[10.0, 12, 4, 6, 2], [20.5, -3, 9, 8, 0.7]], [[500, 5, 3, 3, 1], [torch.nan, 20, 90, 0.4, 1.5]]])
     close(ops.soft_windows(windows.to(device), 23, 19), reference.soft_windows(windows.double(), 23, 19), 1e-6, "windows")
-    a, b = torch.rand(9001, generator=g), torch.rand(9001, generator=g)
-    leaf, exact = a.to(device).requires_grad_(), a.double().requires_grad_()
-    distance, right = ops.mean_distance(leaf, b.to(device)), reference.mean_distance(exact, b.double())
-    close(distance, right, 1e-6, "distance")
-    close(torch.autograd.grad(distance, leaf)[0], torch.autograd.grad(right, exact)[0], 1e-6, "gradient")

@@ -55,19 +55,3 @@ def test_windows_without_a_size_add_nothing(value):
     windows = torch.tensor([[[20.5, 10.5, value, 4.0, 3.0], [5.0, 5.0, 4.0, 4.0, 1.0]]])
     for w in (windows, windows.double()):
         assert torch.allclose(ops.soft_windows(w, 40, 30), ops.soft_windows(w[:, 1:], 40, 30))
-
-
-@pytest.mark.parametrize("shape", [(1,), (3, 37, 41), (2, 90, 64, 1)])
-def test_mean_distance_matches_the_reference(shape):
-    results = []
-    for dtype in (torch.float32, torch.float64):
-        g = torch.Generator().manual_seed(0)
-        a, b = (torch.rand(shape, generator=g).to(dtype) for _ in range(2))
-        b.view(-1)[::7] = a.view(-1)[::7]
-        distance = ops.mean_distance(a.requires_grad_(), b)
-        (0.3 * distance).backward()
-        results.append((distance, a.grad))
-    (distance, gradient), (right, right_gradient) = results
-    assert float(abs(distance - right).detach()) < 1e-6 and torch.allclose(gradient.double(), right_gradient, rtol=1e-6, atol=0)
-    with pytest.raises(ValueError, match="a mean needs numbers"):
-        ops.mean_distance(torch.zeros(0, 3), torch.zeros(0, 3))

@@ -145,6 +145,33 @@ def test_penalty_matches_the_reference():
         assert relative(a, b) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(2, 47, 53), (1, 1, 1), (1, 3, 200), (1, 140, 12), (3, 66, 260)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_picture_loss_matches_the_reference(shape, weighted):
+    color, alpha = torch.rand(*shape, 3, generator=torch.Generator().manual_seed(0)), random(*shape, 1).sigmoid()
+    target, mattes = (color + 0.2 * random(*shape, 3)).clamp(0, 1), random(*shape, seed=2).sigmoid()
+    mattes[:, ::3] = alpha[:, ::3, :, 0]
+    weights = 1 + random(*shape, seed=1).abs() if weighted else None
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        x, y = (t.to(dtype).clone().requires_grad_() for t in (color, alpha))
+        fixed = target.to(dtype), mattes.to(dtype)
+        w = None if weights is None else weights.to(dtype)
+        loss = ops.picture_loss(x, y, *fixed, ssim_weight=0.3, matte_weight=0.7, weights=w)
+        (3 * loss).backward(retain_graph=True)
+        once = x.grad.clone()
+        loss.backward()  # scaled by one: handed on as it is, and still whole
+        assert loss.shape == () and relative(3 * (x.grad - once), once) < 1e-5
+        results.append([loss, x.grad, y.grad])
+    for a, b in zip(*results, strict=True):
+        assert relative(a, b) < 1e-5
+    only = alpha.clone().requires_grad_()
+    ops.picture_loss(color, only, target, mattes, ssim_weight=0.3, matte_weight=0.7, weights=weights).backward()
+    assert relative(4 * only.grad, results[1][2]) < 1e-5
+    with pytest.raises(ValueError, match=r"alpha must be"):
+        ops.picture_loss(color, alpha[..., 0], target, mattes)
+
+
 def test_ssim_of_equal_and_of_opposite_images():
     a = torch.rand(1, 30, 20, 3)
     assert ops.ssim(a, a).item() == pytest.approx(1, abs=1e-5)
@@ -154,19 +181,19 @@ def test_ssim_of_equal_and_of_opposite_images():
     assert black.grad.isfinite().all()
 
 
-def test_l1_ssim_gives_the_same_bits_on_any_number_of_threads():
-    a, b = torch.rand(1, 200, 100, 3), torch.rand(1, 200, 100, 3)
+def test_the_loss_of_pictures_has_the_same_bits_on_any_number_of_threads():
+    a, b, alpha, mattes = (torch.rand(3, 200, 100, *c) for c in ((3,), (3,), (1,), ()))
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            x = a.clone().requires_grad_()
-            loss = ops.l1_ssim(x, b)
-            loss.sum().backward()
-            results.append((loss.detach(), x.grad))
+            x, y = a.clone().requires_grad_(), alpha.clone().requires_grad_()
+            loss = ops.picture_loss(x, y, b, mattes, matte_weight=0.2, weights=mattes)
+            loss.backward()
+            results.append((loss.detach(), x.grad, y.grad))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(r[0], results[0][0]) and torch.equal(r[1], results[0][1]) for r in results)
+    assert all(torch.equal(a, b) for r in results for a, b in zip(r, results[0], strict=True))
 
 
 def test_adam_matches_torch():
