@@ -1,5 +1,6 @@
-// One pool of threads for all operators. Workers spin briefly for the next job and then sleep: spinning for long collapses on a busy
-// machine, sleeping at once costs a wake-up per operator. Tasks are handed out one by one; no result may depend on who runs them.
+// One pool of threads for all operators. Workers spin briefly for the next job, offer their core to others for a while, then sleep:
+// spinning for long collapses on a busy machine, sleeping at once costs a wake-up per operator. Each thread runs its own share of the
+// tasks and then what others have left; no result may depend on who runs them.
 #pragma once
 #include <stdint.h>
 
