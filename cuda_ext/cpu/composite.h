@@ -178,8 +178,9 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
 }
 
 // Front to back again, with one running scalar per pixel: `rest` = ∂L/∂color · (colour still to come, background included).
-// ∂L/∂alpha_i = T_i (c_i·g) - rest_i / (1 - alpha_i). kExtra: gradients to alpha and depth as well.
-template <bool kExtra>
+// ∂L/∂alpha_i = T_i (c_i·g) - rest_i / (1 - alpha_i). kAlpha, kDepth: gradients to those as well, to depth
+// only with those to alpha.
+template <bool kAlpha, bool kDepth>
 static void composite_tile_backward(const Size& size, const Saved& saved, const Pixels& images, int64_t index, Slot* slots) {
     const TileView tile = tile_view(size, saved, index);
     if (tile.begin == tile.end) return;
@@ -193,12 +194,12 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
         load_block<3>(images.color + 3 * at, size, x, y, color);
         T[b] = transmittance_at_start(size, centres, b);
         rest[b] = g[b][0] * color[0] + g[b][1] * color[1] + g[b][2] * color[2];
-        if (kExtra) {
-            F16 alpha, depth, v_depth = F16(0.0f);
-            g_w[b] = g_z[b] = F16(0.0f);
+        if (kAlpha) {
+            F16 alpha, depth, v_depth;
+            g_w[b] = F16(0.0f);
             load_block<1>(images.alpha + at, size, x, y, &alpha);
             if (images.v_alpha) load_block<1>(images.v_alpha + at, size, x, y, &g_w[b]);
-            if (images.v_depth) {  // depth = Σ w z / alpha
+            if (kDepth) {  // depth = Σ w z / alpha
                 load_block<1>(images.v_depth + at, size, x, y, &v_depth);
                 load_block<1>(images.depth + at, size, x, y, &depth);
                 g_z[b] = v_depth / max_(alpha, F16(AV_DEPTH_ALPHA_MIN));
@@ -235,7 +236,8 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             const F16 alpha = keep(a.counts, a.alpha);
             const F16 w = alpha * T[b];
             F16 value = fma_(F16(r.r), g[b][0], fma_(F16(r.g), g[b][1], F16(r.blue) * g[b][2]));
-            if (kExtra) value = fma_(F16(r.z), g_z[b], value + g_w[b]);
+            if (kAlpha) value = value + g_w[b];
+            if (kDepth) value = fma_(F16(r.z), g_z[b], value);
             rest[b] = fnma_(w, value, rest[b]);
             // ∂L/∂ln(alpha) = alpha ∂L/∂alpha; fused products, because the two terms cancel where little is gained
             const F16 behind = rest[b] * (alpha * reciprocal(F16(1.0f) - alpha));
@@ -249,7 +251,7 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             s[6] = fma_(w, g[b][0], s[6]);
             s[7] = fma_(w, g[b][1], s[7]);
             s[8] = fma_(w, g[b][2], s[8]);
-            if (kExtra) s[9] = fma_(w, g_z[b], s[9]);
+            if (kDepth) s[9] = fma_(w, g_z[b], s[9]);
             s[10] += w;
         }
         store((float*)&slots[instance->slot], sums_of_twelve(s));

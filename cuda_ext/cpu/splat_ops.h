@@ -91,12 +91,13 @@ static int32_t splat_forward(const AvSplatForward* args) {
 }
 
 static void composite_backward(const Size& size, const Saved& saved, const Pixels& images, int threads, Slot* slots) {
-    const bool extra = images.v_alpha || images.v_depth;
     parallel_for(threads, size.C * size.tiles, [&](int64_t index, int) {
-        if (extra)
-            composite_tile_backward<true>(size, saved, images, index, slots);
+        if (images.v_depth)
+            composite_tile_backward<true, true>(size, saved, images, index, slots);
+        else if (images.v_alpha)
+            composite_tile_backward<true, false>(size, saved, images, index, slots);
         else
-            composite_tile_backward<false>(size, saved, images, index, slots);
+            composite_tile_backward<false, false>(size, saved, images, index, slots);
     });
 }
 
