@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import mmap
 import threading
 from collections import defaultdict, deque
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -42,6 +46,53 @@ def contiguous(tensors) -> tuple[Tensor, ...]:
     return tuple(t.detach().contiguous() for t in tensors)
 
 
+_HUGE = 1 << 21  # bytes of a huge page
+
+
+def _memory(size: int) -> Tensor:
+    """Bytes on the CPU, large ones on huge pages where the system grants them (Linux: transparent huge pages, `madvise` suffices).
+
+    Records and slots are visited in the order of tiles: on pages of 4 KiB a step looks up several thousand of these.
+    """
+    if size < 2 * _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8)
+    size = -(-size // _HUGE) * _HUGE
+    pages = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    tensor = torch.frombuffer(pages, dtype=torch.uint8)
+    return tensor[-tensor.data_ptr() % _HUGE :][:size]
+
+
+class _Lent:
+    """What a tensor from `large_like` holds on to; made for each size by `_lent`."""
+
+    workspace: Tensor
+
+    def __del__(self) -> None:
+        workspaces.give(self.workspace)
+
+
+@lru_cache(maxsize=64)
+def _lent(size: int) -> type:
+    return type("Lent", (ctypes.c_ubyte * size, _Lent), {})
+
+
+def large_like(tensor: Tensor) -> Tensor:
+    """`torch.empty_like` of a contiguous float32 tensor for what a step of training makes and drops each time.
+
+    Large ones on the CPU come from the workspaces and go back when nobody holds them any more: the C library would hand 20 MB back to
+    the system and fault them in again, page by page, which costs a millisecond a step.
+    """
+    size = 4 * tensor.numel()
+    if size < 2 * _HUGE or tensor.device.type != "cpu":
+        return torch.empty_like(tensor)
+    workspace = workspaces.take(size, tensor.device)
+    lent = _lent(size).from_address(workspace.data_ptr())
+    lent.workspace = workspace
+    return torch.frombuffer(lent, dtype=torch.float32).view(tensor.shape)
+
+
 class Workspaces:
     """Byte tensors that are lent and come back, so that a training loop does not fault in fresh pages every step."""
 
@@ -67,7 +118,7 @@ class Workspaces:
             fitting = [i for i, t in enumerate(free) if size <= t.numel() <= 4 * size + (1 << 20)]
             if fitting:
                 return free.pop(min(fitting, key=lambda i: free[i].numel()))
-        return torch.empty(size + size // 8, dtype=torch.uint8, device=device)
+        return _memory(size + size // 8)
 
     def give(self, tensor: Tensor) -> None:
         """Take back a tensor nobody reads any more."""

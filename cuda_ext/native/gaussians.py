@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cuda_ext import abi, library
 from cuda_ext.capacity import reservation
-from cuda_ext.native.calls import Saved, contiguous, flags, launch_of, pointer, workspaces
+from cuda_ext.native.calls import Saved, contiguous, flags, large_like, launch_of, pointer, workspaces
 
 if TYPE_CHECKING:
     from cuda_ext.ops import SplatStatistics
@@ -31,10 +32,16 @@ def _scene(tensors, width: int, height: int, backgrounds, near: float, eps2d: fl
     )  # fmt: skip
 
 
-def _sizes(lib, scene: abi.AvScene, capacity: int, threads: int) -> tuple[int, int]:
+@lru_cache(maxsize=1024)
+def _workspace_bytes(lib, N: int, C: int, width: int, height: int, flags: int, capacity: int, threads: int) -> tuple[int, int]:
     saved, scratch = ctypes.c_int64(), ctypes.c_int64()
+    scene = abi.AvScene(N, C, width, height, 1, 0, flags)
     library.check(lib, lib.av_splat_sizes(scene, capacity, threads, saved, scratch), "splat")
     return saved.value, scratch.value
+
+
+def _sizes(lib, scene: abi.AvScene, capacity: int, threads: int) -> tuple[int, int]:
+    return _workspace_bytes(lib, scene.N, scene.C, scene.width, scene.height, scene.flags, capacity, threads)
 
 
 def _with_capacity(lib, call, args, scene: abi.AvScene, device: torch.device, counters: Tensor) -> Saved:
@@ -122,7 +129,7 @@ class SplatFunction(torch.autograd.Function):
         v_color = torch.zeros_like(color) if v_color is None else v_color.contiguous()
         v_alpha = None if v_alpha is None else v_alpha.contiguous()
         v_depth = None if v_depth is None else v_depth.contiguous()
-        v = [torch.empty_like(t) for t in tensors[:5]]
+        v = [*(torch.empty_like(t) for t in tensors[:4]), large_like(tensors[4])]
         launch = launch_of(means.device)
         scratch = workspaces.take(_sizes(lib, scene, ctx.saved.capacity, launch.threads)[1], means.device)
         cameras = _camera_gradients(any(ctx.needs_input_grad[5:7]), tensors)
