@@ -45,40 +45,24 @@ class Attention:
     inside: Tensor  # [Q] vertex ids whose mean lies inside of the head
 
     def windows(self, vertices: Tensor, cameras: Cameras) -> Tensor:
-        """[C, W, 5] what `ops.soft_windows` takes: where the windows lie in each picture, and how much they count; vertices [V, 3].
+        """[C, W, 5] what `ops.compose` takes: where the windows lie in each picture, and how much they count; vertices [V, 3].
 
-        A camera beyond about 80° of the face gets windows without strength.
+        In focal lengths from the principal point: pictures may be cut and resized. A camera beyond about 80° of the face gets windows without
+        strength.
         """
         C, (W, P) = len(cameras), self.ids.shape
         if not W:
             return vertices.new_zeros(C, 0, 5)
         points = vertices[self.ids]
-        pixels, z = project_points(points.reshape(1, -1, 3), cameras.viewmats, cameras.Ks)
-        pixels, z = pixels.reshape(C, W, P, 2), z.reshape(C, W, P)
-        low, high = torch.aminmax(pixels, dim=2)  # [C, W, 2]
-        half = (high - low) / 2 + (self.metres * cameras.Ks[:, 0, 0, None] / (z * self.shares).sum(2))[..., None]
+        places, z = project_points(points.reshape(1, -1, 3), cameras.viewmats, torch.eye(3).to(cameras.Ks).expand(C, 3, 3))
+        places, z = places.reshape(C, W, P, 2), z.reshape(C, W, P)
+        low, high = torch.aminmax(places, dim=2)  # [C, W, 2]
+        half = (high - low) / 2 + (self.metres / (z * self.shares).sum(2))[..., None]
         centers = (points * self.shares[..., None]).sum(1)  # [W, 3]
         outward = torch.nn.functional.normalize(centers - vertices[self.inside].mean(0), dim=1)
         facing = (torch.nn.functional.normalize(cameras.centers[:, None] - centers, dim=2) * outward).sum(2)
         strength = self.gains * ((facing - 0.17).clamp(0, 0.2) / 0.2)
         return torch.cat([(low + high) / 2, half, strength[..., None]], 2)
-
-    def weights(self, vertices: Tensor, cameras: Cameras) -> Tensor:
-        """[C, H, W]: 1, and more in the windows where the camera sees the face; vertices [V, 3]."""
-        return window_weights(self.windows(vertices, cameras), cameras)
-
-
-def window_weights(windows: Tensor, cameras: Cameras) -> Tensor:
-    """[C, H, W] of windows [C, W, 5]."""
-    return ops.soft_windows(windows, cameras.width, cameras.height)
-
-
-def moved_windows(windows: Tensor, Ks: Tensor, new_Ks: Tensor) -> Tensor:
-    """Windows [C, W, 5] found with intrinsics Ks [C, 3, 3], in pictures that were cut and resized to `new_Ks`."""
-    scale = new_Ks[:, (0, 1), (0, 1)] / Ks[:, (0, 1), (0, 1)]  # [C, 2]
-    offset = new_Ks[:, :2, 2] - scale * Ks[:, :2, 2]
-    scale = scale[:, None]
-    return torch.cat([windows[..., :2] * scale + offset[:, None], windows[..., 2:4] * scale, windows[..., 4:]], 2)
 
 
 def attention_of(head: HeadModel, mouth: float, eyes: float) -> Attention:
@@ -98,11 +82,3 @@ def attention_of(head: HeadModel, mouth: float, eyes: float) -> Attention:
         row[: len(own)] = 1 / len(own)
     gains, metres = (torch.tensor([w[i] for w in windows], device=device) for i in (1, 2))
     return Attention(ids, shares, gains, metres, inside)
-
-
-def composite(images: Tensor, backgrounds: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures [C, H, W, 4] (0–255, colours times matte) over backgrounds [C, 3] → float pictures [C,H,W,3] and mattes [C,H,W].
-
-    `inverse` [C, 3, 4] maps what each sensor recorded to the avatar's colours.
-    """
-    return ops.compose(images, inverse, backgrounds)

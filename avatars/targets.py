@@ -15,6 +15,7 @@ from avatars.pictures import Batch
 from avatars.sequence import TrackedSequence
 from avatars.train import TrainConfig
 from avatars.types import Cameras
+from cuda_ext import ops
 
 _BLOCK = 100  # steps whose backgrounds are drawn together: making a generator takes as long
 
@@ -25,11 +26,16 @@ class Target:
 
     cameras: Cameras
     ids: list[int]
-    images: Tensor  # [C, H, W, 4] as recorded, 0–255: colours times matte, matte
+    images: Tensor  # [C, H, W, 4] uint8 as recorded, 0–255: colours times matte, matte; of twice the size when `halved`
+    halved: bool
     backgrounds: Tensor  # [C, 3]
     pictures: Tensor  # [C, H, W, 3] over the backgrounds, in the avatar's colours
     mattes: Tensor  # [C, H, W]
     weights: Tensor  # [C, H, W] how much each pixel counts
+
+    def recorded(self, grid: tuple[slice, ...]) -> Tensor:
+        """Colours times matte in 0–1 of some of the pixels, [C, h, w, 3], before any correction."""
+        return (halved(self.images) if self.halved else self.images)[grid][..., :3].float() / 255
 
 
 class Targets:
@@ -49,11 +55,12 @@ class Targets:
         """The target of a step, at half of the resolution when `halved`."""
         cameras, images, ids = batch.cameras.to(self.device), batch.images.to(self.device), list(batch.camera_ids)
         if halved:
-            cameras, images = _halved(cameras, images)
-        backgrounds = self._backgrounds(step, len(ids)).to(self.device)
-        pictures, mattes = losses.composite(images, backgrounds, self.colors.inverse[ids].to(self.device))
-        weights = losses.window_weights(losses.moved_windows(self._windows(batch.t)[ids], self.cameras.Ks[ids], cameras.Ks), cameras)
-        return Target(cameras, ids, images, backgrounds, pictures, mattes, weights)
+            cameras = _halved_cameras(cameras)
+        backgrounds, rows = self._backgrounds(step, len(ids)).to(self.device), torch.tensor(ids)
+        inverse, windows = self.colors.inverse.index_select(0, rows).to(self.device), self._windows(batch.t).index_select(0, rows.to(self.device))
+        pictures, mattes, weights = ops.compose(images, inverse, backgrounds, windows=windows, Ks=cameras.Ks, halve=halved)
+        assert weights is not None
+        return Target(cameras, ids, images, halved, backgrounds, pictures, mattes, weights)
 
     def _backgrounds(self, step: int, count: int) -> Tensor:
         """[C, 3] random colours."""
@@ -74,9 +81,13 @@ class Targets:
         return self.windows[t]
 
 
-def _halved(cameras: Cameras, images: Tensor) -> tuple[Cameras, Tensor]:
-    """Cameras and pictures [C, H, W, 4] at half of the size: 2×2 means, an odd last row or column dropped."""
-    h, w = images.shape[1] // 2, images.shape[2] // 2
-    small = images[:, : 2 * h, : 2 * w].float().unflatten(2, (w, 2)).unflatten(1, (h, 2)).mean((2, 4))
+def _halved_cameras(cameras: Cameras) -> Cameras:
+    """At half of the size, an odd last row or column dropped."""
     scale = torch.tensor([0.5, 0.5, 1.0], dtype=cameras.Ks.dtype, device=cameras.Ks.device)
-    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=w, height=h), small
+    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=cameras.width // 2, height=cameras.height // 2)
+
+
+def halved(images: Tensor) -> Tensor:
+    """Pictures [C, H, W, 4] at half of the size: 2×2 means."""
+    h, w = images.shape[1] // 2, images.shape[2] // 2
+    return images[:, : 2 * h, : 2 * w].float().unflatten(2, (w, 2)).unflatten(1, (h, 2)).mean((2, 4))

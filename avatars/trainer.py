@@ -219,7 +219,7 @@ class Trainer:
         psnr = float(-10 * torch.log10(error))
         mix = 0.0 if self.psnr == 0 else 0.9
         self.psnr, self.loss_mean = mix * self.psnr + (1 - mix) * psnr, mix * self.loss_mean + (1 - mix) * loss
-        pictures = target.images[grid][..., :3].to(rendered.dtype) / 255
+        pictures = target.recorded(grid)
         for i, camera in enumerate(target.ids):
             chosen = solid[i]
             self.colors.observe(camera, rendered[grid][i][chosen].cpu(), pictures[i][chosen].cpu())

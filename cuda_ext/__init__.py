@@ -35,7 +35,6 @@ from cuda_ext.ops import (
     rasterize,
     rasterize_mesh,
     skin,
-    soft_windows,
     splat,
     ssim,
 )
@@ -70,7 +69,6 @@ __all__ = [
     "rasterize",
     "rasterize_mesh",
     "skin",
-    "soft_windows",
     "splat",
     "ssim",
 ]

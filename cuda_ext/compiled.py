@@ -105,6 +105,16 @@ def _rasterize_fake(means2d, conics, depths, colors, opacities, radii, backgroun
     return [*(means2d.new_empty(C, height, width, channels) for channels in (3, 1, 1)), means2d.new_empty(N)]
 
 
+def _compose(images, matrices, backgrounds, windows, Ks, halve) -> list[Tensor]:
+    return [t for t in ops.compose(images, matrices, backgrounds, windows=windows, Ks=Ks, halve=halve) if t is not None]
+
+
+def _compose_fake(images, matrices, backgrounds, windows, Ks, halve) -> list[Tensor]:
+    C, height, width, side = *images.shape[:3], 2 if halve else 1
+    size = (C, height // side, width // side)
+    return [matrices.new_empty(*size, 3), *(matrices.new_empty(size) for _ in range(1 if windows is None else 2))]
+
+
 def _penalty(means, log_scales, logit_opacities, reach, position_weight, scale_weight, opacity_weight, max_scale) -> list[Tensor]:
     weights = {"position_weight": position_weight, "scale_weight": scale_weight, "opacity_weight": opacity_weight}
     return [ops.penalty(means, log_scales, logit_opacities, reach, **weights, max_scale=max_scale)]
@@ -271,16 +281,9 @@ _define(
 )
 _define(
     "compose",
-    "Tensor images, Tensor matrices, Tensor backgrounds",
-    lambda *args: list(ops.compose(*args)),
-    lambda images, matrices, _: [matrices.new_empty(*images.shape[:3], 3), matrices.new_empty(images.shape[:3])],
-    (),
-)
-_define(
-    "soft_windows",
-    "Tensor windows, int width, int height",
-    lambda *args: [ops.soft_windows(*args)],
-    lambda windows, width, height: [windows.new_empty(windows.shape[0], height, width)],
+    "Tensor images, Tensor matrices, Tensor backgrounds, Tensor? windows, Tensor? Ks, bool halve",
+    _compose,
+    _compose_fake,
     (),
 )
 _define(

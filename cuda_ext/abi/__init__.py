@@ -36,7 +36,7 @@ from cuda_ext.abi.gaussians import (
 )
 from cuda_ext.abi.grids import HASH_HEADS, AvHash, AvHashTables
 from cuda_ext.abi.meshes import AvAntialias, AvInterpolate, AvMesh, AvMeshBackward
-from cuda_ext.abi.pictures import AvCompose, AvWindows
+from cuda_ext.abi.pictures import AvCompose
 from cuda_ext.abi.skin import AvSkin
 from cuda_ext.abi.training import ADAM_COLUMNS, HALF_MOMENTS, WHOLE_GRAD, AvAdam, AvAdamTensor, AvSsim
 from cuda_ext.abi.volumes import MARCH_RUNS, AvComposite, AvCompositeBackward, AvMarch
@@ -90,7 +90,6 @@ __all__ = [
     "AvSplatBackward",
     "AvSplatForward",
     "AvSsim",
-    "AvWindows",
 ]
 
 _FAMILIES = (gaussians, binding, training, meshes, grids, skin, pictures, volumes)

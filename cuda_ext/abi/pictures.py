@@ -11,31 +11,22 @@ class AvCompose(c.Structure):
     _fields_ = [
         ("launch", AvLaunch),
         ("C", c.c_int64),
-        ("height", c.c_int32),
-        ("width", c.c_int32),
-        ("images", P),
-        ("matrices", P),
-        ("backgrounds", P),
-        ("pictures", P),
-        ("mattes", P),
-    ]
-
-
-class AvWindows(c.Structure):
-    _fields_ = [
-        ("launch", AvLaunch),
-        ("C", c.c_int64),
         ("W", c.c_int64),
         ("height", c.c_int32),
         ("width", c.c_int32),
+        ("halve", c.c_int32),
+        ("reserved", c.c_int32),
+        ("images", P),
+        ("matrices", P),
+        ("backgrounds", P),
         ("windows", P),
+        ("Ks", P),
+        ("pictures", P),
+        ("mattes", P),
         ("weights", P),
     ]
 
 
-STRUCTURES: tuple[type[c.Structure], ...] = (AvCompose, AvWindows)
+STRUCTURES: tuple[type[c.Structure], ...] = (AvCompose,)
 
-FUNCTIONS: dict[str, tuple[type, list]] = {
-    "av_compose": (c.c_int32, [c.POINTER(AvCompose)]),
-    "av_soft_windows": (c.c_int32, [c.POINTER(AvWindows)]),
-}
+FUNCTIONS: dict[str, tuple[type, list]] = {"av_compose": (c.c_int32, [c.POINTER(AvCompose)])}

@@ -237,7 +237,6 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvHashTables);
     AV_SIZE(AvSkin);
     AV_SIZE(AvCompose);
-    AV_SIZE(AvWindows);
     AV_SIZE(AvMarch);
     AV_SIZE(AvComposite);
     AV_SIZE(AvCompositeBackward);
@@ -371,13 +370,9 @@ int32_t av_skin_backward(const AvSkin* args) {
 int64_t av_skin_scratch(int64_t B, int64_t V, int64_t J, int64_t shapes) { return kernels().skin_scratch(B, V, J, shapes); }
 
 int32_t av_compose(const AvCompose* args) {
-    if (args->C < 0 || bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
-    return kernels().compose(args);
-}
-
-int32_t av_soft_windows(const AvWindows* args) {
     if (args->C < 0 || args->W < 0 || bad_image(args->width, args->height)) return refuse("width and height must be 1..32767");
-    return kernels().soft_windows(args);
+    if (args->halve && (args->width < 2 || args->height < 2)) return refuse("half of an image needs 2 pixels a side");
+    return kernels().compose(args);
 }
 
 int64_t av_mesh_scratch(int64_t C, int64_t V, int64_t F, int32_t width, int32_t height) {

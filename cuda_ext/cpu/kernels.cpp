@@ -63,7 +63,6 @@ const Kernels AV_JOIN(kernels_, AV_NAME) = {
     AV_NS::skin_backward,
     AV_NS::skin_scratch,
     AV_NS::compose,
-    AV_NS::soft_windows,
     AV_NS::march_count,
     AV_NS::march_fill,
     AV_NS::composite_forward,

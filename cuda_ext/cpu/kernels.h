@@ -44,7 +44,6 @@ struct Kernels {
     decltype(&::av_skin_backward) skin_backward;
     decltype(&::av_skin_scratch) skin_scratch;
     decltype(&::av_compose) compose;
-    decltype(&::av_soft_windows) soft_windows;
     decltype(&::av_march_count) march_count;
     decltype(&::av_march_fill) march_fill;
     decltype(&::av_composite_forward) composite_forward;

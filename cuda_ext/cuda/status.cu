@@ -90,7 +90,6 @@ int64_t av_abi_size(const char* structure) {
     AV_SIZE(AvHashTables)
     AV_SIZE(AvSkin)
     AV_SIZE(AvCompose)
-    AV_SIZE(AvWindows)
 #undef AV_SIZE
     return -1;
 }

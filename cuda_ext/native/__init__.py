@@ -16,7 +16,7 @@ from cuda_ext.native.grids import blend_tables, hash_encode
 from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.native.optimizer import adam, basis_step
 from cuda_ext.native.pages import empty
-from cuda_ext.native.pictures import compose, soft_windows
+from cuda_ext.native.pictures import compose
 from cuda_ext.native.similarity import SsimFunction, l1_ssim, picture_loss, ssim
 from cuda_ext.native.skin import PackedRig, SkinFunction, skin
 from cuda_ext.native.volumes import composite, march
@@ -57,7 +57,6 @@ __all__ = [
     "rasterize",
     "rasterize_mesh",
     "skin",
-    "soft_windows",
     "splat",
     "ssim",
 ]

@@ -11,7 +11,7 @@ from cuda_ext.library import available
 from cuda_ext.ops.binding import Penalties, bind, blend, carry, penalty
 from cuda_ext.ops.gaussians import Projected, Rasterized, Splat, SplatStatistics, project, rasterize, splat
 from cuda_ext.ops.meshes import antialias, interpolate, mesh_edges, rasterize_mesh
-from cuda_ext.ops.pictures import compose, soft_windows
+from cuda_ext.ops.pictures import compose
 from cuda_ext.ops.similarity import l1_ssim, picture_loss, ssim
 from cuda_ext.ops.skin import Rig, skin
 from cuda_ext.ops.volumes import Composited, Samples, composite, march
@@ -43,7 +43,6 @@ __all__ = [
     "rasterize",
     "rasterize_mesh",
     "skin",
-    "soft_windows",
     "splat",
     "ssim",
 ]

@@ -21,7 +21,7 @@ from cuda_ext.reference.gaussians import (
 )
 from cuda_ext.reference.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.reference.optimizer import adam, upper_halves
-from cuda_ext.reference.pictures import compose, soft_windows
+from cuda_ext.reference.pictures import compose
 from cuda_ext.reference.similarity import (
     SSIM_C1,
     SSIM_C2,
@@ -74,7 +74,6 @@ __all__ = [
     "rasterize_mesh",
     "sh_basis",
     "skin",
-    "soft_windows",
     "ssim_map",
     "ssim_window",
     "triangle_frames",

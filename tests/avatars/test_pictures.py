@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from avatars import losses
 from avatars.colors import CameraColors
@@ -16,7 +17,9 @@ from avatars.head import HeadModel
 from avatars.pictures import PictureCache, batches, load_batch, schedule
 from avatars.sequence import TrackedSequence
 from avatars.shell import View, carve, posed_points, sample_shell, seed_colors
+from avatars.targets import Target
 from avatars.types import Cameras
+from cuda_ext import ops
 
 
 def test_cache_stays_within_its_bound(tiny_tracked: TrackedSequence) -> None:
@@ -70,16 +73,16 @@ def test_missing_picture_reaches_the_caller(tiny_tracked: TrackedSequence) -> No
         next(source)
 
 
-def test_composite_mixes_and_corrects() -> None:
+def test_composition_mixes_and_corrects() -> None:
     images = torch.tensor([[[[255, 255, 255, 255], [0, 0, 0, 0]], [[100, 50, 20, 128], [51, 102, 204, 255]]]], dtype=torch.uint8)
     background = torch.tensor([[0.2, 0.4, 0.6]])
     plain = torch.eye(3, 4)[None]
-    target, mask = losses.composite(images, background, plain)
+    target, mask, _ = ops.compose(images, plain, background)
     assert torch.allclose(target[0, 0, 1], background[0], atol=1e-6) and torch.allclose(target[0, 0, 0], torch.ones(3), atol=1e-6)
     half = torch.tensor([100, 50, 20]) / 255 + (1 - 128 / 255) * background[0]
     assert torch.allclose(target[0, 1, 0], half, atol=1e-6) and float(mask[0, 1, 0]) == pytest.approx(128 / 255)
     brighter = torch.cat([1.1 * torch.eye(3), torch.full((3, 1), 0.02)], 1)[None]
-    target, _ = losses.composite(images, background, brighter)
+    target, _, _ = ops.compose(images, brighter, background)
     assert torch.allclose(target[0, 1, 1], 1.1 * torch.tensor([0.2, 0.4, 0.8]) + 0.02, atol=1e-5)
     assert torch.allclose(target[0, 0, 1], background[0], atol=1e-6)  # the background passed through no sensor
 
@@ -92,25 +95,47 @@ def test_pictures_that_agree_cost_nothing_and_mattes_that_do_not_their_weight() 
     assert float(losses.pictures(black, mask[..., None], black + 0.5, mask, 2 + 0 * mask, 0.0, 0.5)) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("halved", [False, True])
+def test_recorded_colours_are_those_that_targets_are_made_of(tiny_cameras: Cameras, halved: bool) -> None:
+    images = torch.randint(0, 256, (4, 9, 11, 4), dtype=torch.uint8)
+    black = torch.zeros(4, 3)
+    pictures, mattes, _ = ops.compose(images, torch.eye(3, 4).expand(4, 3, 4), black, halve=halved)
+    target = Target(tiny_cameras, [0, 1, 2, 3], images, halved, black, pictures, mattes, mattes)
+    grid = (slice(None), slice(1, None, 3), slice(0, None, 2))
+    assert torch.allclose(target.recorded(grid), pictures[grid], atol=1e-6)
+
+
+def weights_of(attention: losses.Attention, vertices: Tensor, cameras: Cameras, seen: Cameras) -> Tensor:
+    """Windows found by `cameras`, in the pictures of `seen`."""
+    images, C = torch.zeros(len(seen), seen.height, seen.width, 4, dtype=torch.uint8), len(seen)
+    weights = ops.compose(images, torch.zeros(C, 3, 4), torch.zeros(C, 3), windows=attention.windows(vertices, cameras), Ks=seen.Ks)[2]
+    assert weights is not None
+    return weights
+
+
 def test_attention_is_on_the_face_for_cameras_that_see_it(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
     cameras = tiny_cameras
     attention = losses.attention_of(tiny_head, 2.0, 3.0)
-    weights = attention.weights(tiny_head.template, cameras)
+    weights = weights_of(attention, tiny_head.template, cameras, cameras)
     assert weights.shape == (4, cameras.height, cameras.width)
     assert weights.min() >= 1 and weights[1].max() > 3.5 and weights[1, 0, 0] < 1.01
-    turned = attention.weights(tiny_head.template * torch.tensor([-1, 1, -1.0]), cameras)
+    turned = weights_of(attention, tiny_head.template * torch.tensor([-1, 1, -1.0]), cameras, cameras)
     assert torch.allclose(turned, torch.ones_like(turned))
 
 
-def test_windows_move_with_the_cut_and_the_size(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
+def test_attention_follows_the_cut_and_the_size(tiny_head: HeadModel, tiny_cameras: Cameras) -> None:
     attention = losses.attention_of(tiny_head, 2.0, 3.0)
     Ks = tiny_cameras.Ks.clone()
-    Ks[:, 0, 2] -= 7
-    Ks[:, 1, 2] -= torch.tensor([3.0, 0, 5, 1])
-    cut = replace(tiny_cameras, Ks=0.5 * Ks * torch.tensor([1.0, 1.0, 2.0])[:, None], width=20, height=24)
-    windows = losses.moved_windows(attention.windows(tiny_head.template, tiny_cameras), tiny_cameras.Ks, cut.Ks)
-    assert torch.allclose(windows, attention.windows(tiny_head.template, cut), atol=1e-4)
-    assert losses.attention_of(tiny_head, 0.0, 0.0).weights(tiny_head.template, cut).eq(1).all()
+    Ks[:, 0, 2] -= 8
+    Ks[:, 1, 2] -= torch.tensor([4.0, 0, 6, 2])
+    cut = replace(tiny_cameras, Ks=Ks, width=tiny_cameras.width - 8, height=tiny_cameras.height - 6)
+    whole = weights_of(attention, tiny_head.template, tiny_cameras, tiny_cameras)
+    part = weights_of(attention, tiny_head.template, tiny_cameras, cut)
+    for c, top in enumerate((4, 0, 6, 2)):
+        assert torch.allclose(part[c], whole[c, top : top + cut.height, 8:], atol=1e-4)
+    tall = replace(cut, Ks=Ks * torch.tensor([0.5, 2.0, 1.0])[:, None], width=cut.width // 2, height=2 * cut.height)
+    assert torch.allclose(weights_of(attention, tiny_head.template, tiny_cameras, tall), weights_of(attention, tiny_head.template, tall, tall), atol=1e-4)
+    assert weights_of(losses.attention_of(tiny_head, 0.0, 0.0), tiny_head.template, cut, cut).eq(1).all()
 
 
 def test_camera_colors_are_recovered_up_to_the_gauge() -> None:

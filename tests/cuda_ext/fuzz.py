@@ -121,9 +121,11 @@ def pictures_once(dice: random.Random) -> None:
     """Any picture, any window."""
     height, width = dice.choice(((1, 1), (5, 200), (12, 11), (40, 1033)))
     images = torch.randint(0, 256, (2, height, width, 4), dtype=torch.uint8)
-    ops.compose(images, poisoned(torch.randn(2, 3, 4), dice), poisoned(torch.rand(2, 3), dice))
-    windows = torch.rand(2, dice.choice((0, 1, 3)), 5) * torch.tensor([width, height, width, height, 2.0])
-    assert ops.soft_windows(poisoned(windows, dice).clamp(max=1e9), width, height).isfinite().all()
+    windows, Ks = torch.rand(2, dice.choice((0, 1, 3)), 5) * torch.tensor([width, height, width, height, 2.0]), torch.eye(3).repeat(2, 1, 1)
+    windows, halve = poisoned(windows, dice).clamp(max=1e9), min(height, width) > 1 and dice.random() < 0.5
+    matrices, backgrounds = poisoned(torch.randn(2, 3, 4), dice), poisoned(torch.rand(2, 3), dice)
+    weights = ops.compose(images, matrices, backgrounds, windows=windows, Ks=Ks, halve=halve)[2]
+    assert weights is not None and weights.isfinite().all()
 
 
 def volumes_once(dice: random.Random) -> None:

@@ -140,6 +140,11 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
         lambda: [torch.rand(2, 12, 13, *c) for c in ((3,), (1,), (3,), (), ())],
         2,
     ),
+    "compose": (
+        lambda images, matrices, behind, windows, Ks: list(ops.compose(images, matrices, behind, windows=windows, Ks=Ks, halve=True)),
+        lambda: [torch.zeros(2, 12, 13, 4, dtype=torch.uint8), torch.rand(2, 3, 4), torch.rand(2, 3), torch.rand(2, 3, 5), torch.rand(2, 3, 3)],
+        0,
+    ),
     "rasterize_mesh": (_mesh_image, _mesh, 2),
     "march": (_march, lambda: [-torch.ones(6, 3), 1 + 0.3 * torch.randn(6, 3), torch.rand(4, 4, 4) < 0.5], 0),
     "composite": (

@@ -545,8 +545,10 @@ def test_pictures_and_windows_match_the_reference(backend, monkeypatch):
     g = torch.Generator().manual_seed(2)
     images = torch.randint(0, 256, (2, 19, 23, 4), generator=g, dtype=torch.uint8)
     matrices, backgrounds = torch.randn(2, 3, 4, generator=g), torch.rand(2, 3, generator=g)
-    expected = reference.compose(images, matrices.double(), backgrounds.double())
-    for a, b in zip(ops.compose(images.to(device), *to(device, matrices, backgrounds)), expected, strict=True):
-        close(a, b, 1e-6, "compose")
-    windows = torch.tensor([[[10.0, 12, 4, 6, 2], [20.5, -3, 9, 8, 0.7]], [[500, 5, 3, 3, 1], [torch.nan, 20, 90, 0.4, 1.5]]])
-    close(ops.soft_windows(windows.to(device), 23, 19), reference.soft_windows(windows.double(), 23, 19), 1e-6, "windows")
+    windows = torch.tensor([[[0.3, 0.2, 0.4, 0.6, 2], [0.5, -0.3, 0.9, 0.8, 0.7]], [[50, 0.5, 0.3, 0.3, 1], [torch.nan, 2, 9, 0.4, 1.5]]])
+    Ks = torch.tensor([[20.0, 1, 7], [0, 18, 8], [0, 0, 1]]).repeat(2, 1, 1)
+    for halve in (False, True):
+        made = ops.compose(images.to(device), *to(device, matrices, backgrounds), windows=windows.to(device), Ks=Ks.to(device), halve=halve)
+        expected = reference.compose(images, matrices.double(), backgrounds.double(), windows.double(), Ks.double(), halve)
+        for a, b, what in zip(made, expected, ("pictures", "mattes", "weights"), strict=True):
+            close(a, b, 1e-6, what)
