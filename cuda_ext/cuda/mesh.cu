@@ -1,11 +1,11 @@
-// Nearest triangle per pixel centre: a warp per triangle lowers a 64-bit depth-and-face key per pixel, then a thread per pixel
+// Nearest triangle per pixel centre: a thread per triangle lowers a 64-bit depth-and-face key per pixel, then a thread per pixel
 // finds the barycentrics of the winner. Homogeneous edge functions (Olano & Greer 1997), so that nothing is clipped; in
 // double, so that neighbours agree about the pixels on their common edge.
 #include "platform.cuh"
 
 namespace av {
 
-constexpr int MESH_THREADS = 256;
+constexpr int MESH_THREADS = 256, COVER_THREADS = 128;
 
 struct Triangle {
     double edge[3][3];  // barycentric k divided by depth at the pixel (x, y) = edge[k]·(x, y, 1)
@@ -63,27 +63,57 @@ __global__ void __launch_bounds__(MESH_THREADS) mesh_clear_kernel(unsigned long 
     if (i < count) keys[i] = ~0ull;
 }
 
-__global__ void __launch_bounds__(MESH_THREADS) mesh_cover_kernel(AvMesh mesh, unsigned long long* keys) {
-    const int64_t face = ((int64_t)blockIdx.x * MESH_THREADS + threadIdx.x) / 32;
-    const int camera = blockIdx.y;
-    if (face >= mesh.F) return;
-    const Triangle t = triangle_of(mesh, camera, face);
-    if (!t.valid) return;
-    int left = 0, top = 0, right = mesh.width, bottom = mesh.height;
-    if (t.in_front) {
-        left = (int)fmin(fmax(ceil(t.u0 - 0.5), 0.0), (double)right), top = (int)fmin(fmax(ceil(t.v0 - 0.5), 0.0), (double)bottom);
-        right = (int)fmax(fmin(floor(t.u1 + 0.5), (double)right), 0.0);
-        bottom = (int)fmax(fmin(floor(t.v1 + 0.5), (double)bottom), 0.0);
-    }
-    const int wide = right - left;
-    if (wide <= 0 || bottom <= top) return;
+struct Box {
+    int left, top, wide, high;
+};
+
+// Pixels whose centres may lie in the triangle.
+__device__ inline Box box_of(const AvMesh& mesh, const Triangle& t) {
+    if (!t.valid) return {0, 0, 0, 0};
+    if (!t.in_front) return {0, 0, mesh.width, mesh.height};
+    const double right = mesh.width, bottom = mesh.height;
+    const int left = (int)fmin(fmax(ceil(t.u0 - 0.5), 0.0), right), top = (int)fmin(fmax(ceil(t.v0 - 0.5), 0.0), bottom);
+    return {left, top, max((int)fmax(fmin(floor(t.u1 + 0.5), right), 0.0) - left, 0),
+            max((int)fmax(fmin(floor(t.v1 + 0.5), bottom), 0.0) - top, 0)};
+}
+
+__device__ inline void cover(const AvMesh& mesh, const Triangle& t, int64_t face, int x, int y, unsigned long long* image) {
+    double e[3], z;
+    if (!evaluate(t, x, y, e, z) || !(z >= mesh.near_plane)) return;
+    atomicMin(&image[(int64_t)y * mesh.width + x], ((unsigned long long)__float_as_uint((float)z) << 32) | (unsigned long long)face);
+}
+
+// A thread per triangle; those with many pixels are shared out among the warp.
+__global__ void __launch_bounds__(COVER_THREADS) mesh_cover_kernel(AvMesh mesh, unsigned long long* keys) {
+    constexpr int64_t LARGE = 64;
+    const int64_t face = (int64_t)blockIdx.x * COVER_THREADS + threadIdx.x;
+    const int camera = blockIdx.y, lane = threadIdx.x & 31;
+    Triangle t;
+    t.valid = false;
+    if (face < mesh.F) t = triangle_of(mesh, camera, face);
+    const Box box = box_of(mesh, t);
+    const int64_t area = (int64_t)box.wide * box.high;
     unsigned long long* image = keys + (int64_t)camera * mesh.height * mesh.width;
-    for (int64_t i = threadIdx.x & 31; i < (int64_t)wide * (bottom - top); i += 32) {
-        const int x = left + (int)(i % wide), y = top + (int)(i / wide);
-        double e[3], z;
-        if (!evaluate(t, x, y, e, z) || !(z >= mesh.near_plane)) continue;
-        const unsigned long long key = ((unsigned long long)__float_as_uint((float)z) << 32) | (unsigned long long)face;
-        atomicMin(&image[(int64_t)y * mesh.width + x], key);
+    if (area <= LARGE) {
+        for (int y = box.top; y < box.top + box.high; ++y) {
+            for (int x = box.left; x < box.left + box.wide; ++x) cover(mesh, t, face, x, y, image);
+        }
+    }
+    unsigned pending = __ballot_sync(FULL, area > LARGE);
+    while (pending) {
+        const int source = __ffs(pending) - 1;
+        pending &= pending - 1;
+        Triangle shared;
+        for (int k = 0; k < 3; ++k) {
+            for (int j = 0; j < 3; ++j) {
+                const double mine = area > LARGE ? t.edge[k][j] : 0.0;
+                shared.edge[k][j] = __shfl_sync(FULL, mine, source);
+            }
+        }
+        const int left = __shfl_sync(FULL, box.left, source), top = __shfl_sync(FULL, box.top, source);
+        const int wide = __shfl_sync(FULL, box.wide, source);
+        const int64_t all = __shfl_sync(FULL, (long long)area, source), its_face = face - lane + source;
+        for (int64_t i = lane; i < all; i += 32) cover(mesh, shared, its_face, left + (int)(i % wide), top + (int)(i / wide), image);
     }
 }
 
@@ -126,7 +156,7 @@ int32_t av_mesh_rasterize(const AvMesh* args) {
     const int64_t pixels = args->C * args->height * args->width;
     unsigned long long* keys = static_cast<unsigned long long*>(args->scratch);
     launch(mesh_clear_kernel, dim3(blocks_for(pixels, MESH_THREADS)), dim3(MESH_THREADS), stream, keys, pixels);
-    launch(mesh_cover_kernel, dim3(blocks_for(args->F, MESH_THREADS / 32), (unsigned)args->C), dim3(MESH_THREADS), stream, *args,
+    launch(mesh_cover_kernel, dim3(blocks_for(args->F, COVER_THREADS), (unsigned)args->C), dim3(COVER_THREADS), stream, *args,
            keys);
     launch(mesh_resolve_kernel, dim3(blocks_for(pixels, MESH_THREADS)), dim3(MESH_THREADS), stream, *args, keys);
     return finish("mesh");
