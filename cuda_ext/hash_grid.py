@@ -53,7 +53,7 @@ class HashGrid:
 
     def init(self, device: torch.device | str = "cpu") -> Tensor:
         """A fresh table [rows, features], uniform in ±1e-4."""
-        return native.empty((self.rows, self.features), torch.empty(0, device=device)).uniform_(-1e-4, 1e-4)
+        return native.large_empty((self.rows, self.features), torch.empty(0, device=device)).uniform_(-1e-4, 1e-4)
 
 
 def _float32(value: float) -> float:

@@ -8,14 +8,13 @@ from cuda_ext.native.binding import (
     blend,
     penalty,
 )
-from cuda_ext.native.calls import flags, launch_of, pick
+from cuda_ext.native.calls import flags, large_empty, launch_of, pick
 from cuda_ext.native.carry import CarryFunction, Weights, carry
 from cuda_ext.native.factors import attach, factors_of, fits
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
 from cuda_ext.native.grids import blend_tables, hash_encode
 from cuda_ext.native.meshes import antialias, interpolate, rasterize_mesh
 from cuda_ext.native.optimizer import adam, basis_step
-from cuda_ext.native.pages import empty
 from cuda_ext.native.pictures import compose
 from cuda_ext.native.similarity import SsimFunction, l1_ssim, picture_loss, ssim
 from cuda_ext.native.skin import PackedRig, SkinFunction, skin
@@ -43,11 +42,11 @@ __all__ = [
     "composite",
     "factors_of",
     "fits",
-    "empty",
     "flags",
     "hash_encode",
     "interpolate",
     "l1_ssim",
+    "large_empty",
     "launch_of",
     "march",
     "penalty",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import threading
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -84,13 +86,18 @@ def large_like(tensor: Tensor) -> Tensor:
     Large ones on the CPU come from the workspaces and go back when nobody holds them any more: the C library would hand 20 MB back to
     the system and fault them in again, page by page, which costs a millisecond a step.
     """
-    size = 4 * tensor.numel()
-    if size < 2 * _HUGE or tensor.device.type != "cpu":
-        return torch.empty_like(tensor)
-    workspace = workspaces.take(size, tensor.device)
+    return large_empty(tensor.shape, tensor)
+
+
+def large_empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """`like.new_empty(shape)`, in the same memory as `large_like`."""
+    size = like.element_size() * math.prod(shape)
+    if size < 2 * _HUGE or like.device.type != "cpu":
+        return like.new_empty(shape)
+    workspace = workspaces.take(size, like.device)
     lent = _lent(size).from_address(workspace.data_ptr())
     lent.workspace = workspace
-    return torch.frombuffer(lent, dtype=torch.float32).view(tensor.shape)
+    return torch.frombuffer(lent, dtype=like.dtype).view(*shape)
 
 
 class Workspaces:

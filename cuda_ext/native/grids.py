@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cuda_ext import abi, library
-from cuda_ext.native import pages
-from cuda_ext.native.calls import contiguous, launch_of, pointer, workspaces
+from cuda_ext.native.calls import contiguous, large_empty, large_like, launch_of, pointer, workspaces
 
 if TYPE_CHECKING:
     from cuda_ext.hash_grid import HashGrid
@@ -24,7 +23,7 @@ class HashFunction(torch.autograd.Function):
         positions, table = contiguous((positions, table))
         if weights is not None:
             weights = weights.detach().contiguous()
-        out = pages.empty((len(positions), grid.channels), positions)
+        out = large_empty((len(positions), grid.channels), positions)
         _run(lib, "av_hash_encode", grid, positions, table, weights, out=out)
         ctx.save_for_backward(positions, table, weights)
         ctx.grid, ctx.lib = grid, lib
@@ -35,7 +34,7 @@ class HashFunction(torch.autograd.Function):
         positions, table, weights = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         v_positions = torch.empty_like(positions) if wanted[0] else None
-        v_table = pages.empty(table.shape, table) if wanted[1] else None
+        v_table = large_like(table) if wanted[1] else None
         v_weights = torch.empty_like(weights) if wanted[2] else None
         _run(
             ctx.lib, "av_hash_encode_backward", ctx.grid, positions, table, weights,
@@ -51,7 +50,7 @@ class TablesFunction(torch.autograd.Function):
     def forward(ctx, tables, weights, lib):
         tables, weights = contiguous((tables, weights))
         rows, heads, features = tables.shape
-        out = pages.empty((rows, features), tables)
+        out = large_empty((rows, features), tables)
         args = abi.AvHashTables(launch_of(tables.device), rows, heads, features, tables.data_ptr(), weights.data_ptr(), out.data_ptr())
         library.check(lib, lib.av_hash_tables(args), "blend_tables")
         ctx.save_for_backward(tables, weights)
@@ -62,7 +61,7 @@ class TablesFunction(torch.autograd.Function):
     def backward(ctx, v_out):
         tables, weights = ctx.saved_tensors
         v_out = v_out.contiguous()
-        v_tables = pages.empty(tables.shape, tables) if ctx.needs_input_grad[0] else None
+        v_tables = large_like(tables) if ctx.needs_input_grad[0] else None
         v_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
         args = abi.AvHashTables(
             launch_of(tables.device), *tables.shape, tables.data_ptr(), weights.data_ptr(), None,
