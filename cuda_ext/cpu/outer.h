@@ -68,5 +68,25 @@ static void outer_columns(const F16* sums, const Outer& o, float* columns) {
     }
 }
 
+// Σ over the rows of d·array, per column.
+template <int REGISTERS>
+static void outer_sums_of(const float* array, int64_t count, const float* d, const Outer& o, float* columns) {
+    F16 sums[REGISTERS ? REGISTERS : OUTER_COLUMNS];
+    for (F16& sum : sums) sum = F16(0.0f);
+    outer_each<REGISTERS>(count, d, o, [&](int64_t i, int n, F16 lanes, int r) __attribute__((always_inline)) {
+        sums[r] = fma_(lanes, n == 16 ? load(array + i) : load_part(array + i, n), sums[r]);
+    });
+    outer_columns(sums, o, columns);
+}
+
+static void outer_sums(const float* array, int64_t count, const float* d, const Outer& o, float* columns) {
+    switch (o.registers) {
+        case 1: return outer_sums_of<1>(array, count, d, o, columns);
+        case 3: return outer_sums_of<3>(array, count, d, o, columns);
+        case 5: return outer_sums_of<5>(array, count, d, o, columns);
+        default: return outer_sums_of<0>(array, count, d, o, columns);
+    }
+}
+
 }  // namespace AV_NS
 }  // namespace av
