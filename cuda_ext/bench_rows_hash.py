@@ -7,7 +7,7 @@ then at random from the shared cache, where a line costs 0.85 ns: 1.5 ms. The re
 when the tables fit a core's own cache. A sparse gradient would not help: these positions touch 38 % of the rows, and indices weigh as much as values.
 
 Two thirds of what plain torch takes with gradients are page faults, of a fresh gradient of the table's size for every corner and level; with
-THP_MEM_ALLOC_ENABLE=1 it takes less than half.
+THP_MEM_ALLOC_ENABLE=1 it takes 1.7 s in place of 4, and the ratio is 120.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def hash_rows(threads: int, seconds: float, compare: bool) -> list[Row]:
     found = []
     for name, where, positions, plain in (
         ("hash_encode", "head rays", rays, hash_grid._reference),
-        ("hash_encode (one gather)", "head rays", rays, _one_gather),
+        ("hash_encode (gather)", "head rays", rays, _one_gather),
         ("hash_encode", "random", random, hash_grid._reference),
     ):
         if plain is _one_gather and not compare:
@@ -104,7 +104,7 @@ def _rows(name: str, label: str, encode: Callable, plain: Callable | None, given
         torch.autograd.grad(function(*given), leaves, upstream)
 
     found = []
-    for step, run in (("forward", forward), ("f+b", both)):
+    for step, run in (("fwd", forward), ("f+b", both)):
         torch_run = None if plain is None else lambda run=run, plain=plain: run(plain)
         found.append(measure(f"{name} {step}", label, threads, lambda run=run: run(encode), seconds, torch_run))
     return found
