@@ -98,7 +98,7 @@ class Trainer:
         self.face_ids = gaussians.face_ids.to(self.device)
         self.reach = reach.to(self.device)
         self.params = {k: leaf(getattr(gaussians, k)) for k in _OWN} | {f"deform.{k}": leaf(v) for k, v in parameters.items()}
-        self.codes = {k: leaf(v) for k, v in codes.items()}
+        self.codes = {k: leaf(v).requires_grad_(False) for k, v in codes.items()}
         frames = face_frames(self.head.vertices(self.shaped, self.head.neutral())[0], self.head.faces)
         self.face_sizes = frames.sizes.detach()
         self.unit = float(self.face_sizes[self.face_ids].median())  # metres per triangle unit, of a typical Gaussian
@@ -172,11 +172,13 @@ class Trainer:
         self.elapsed, self.mark = self.elapsed + now - self.mark, now
         return kind
 
-    def loss(self, t: int, target: Target, tuned: bool) -> tuple[Tensor, Tensor]:
-        """The scalar to minimise, and the rendered pictures [C, H, W, 3] of frame `t`. `tuned`: codes move, and corrections apply."""
+    def pose(self, t: int, tuned: bool) -> HeadPose:
+        """The codes of frame `t`; `tuned`: leaves that collect gradients, of this one frame instead of all."""
+        return HeadPose(*(self.codes[k].detach()[t : t + 1].requires_grad_(tuned) for k in _CODES))
+
+    def loss(self, pose: HeadPose, target: Target, tuned: bool) -> tuple[Tensor, Tensor]:
+        """The scalar to minimise, and the rendered pictures [C, H, W, 3] of a frame in `pose`. `tuned`: corrections apply."""
         c = self.config
-        pose = HeadPose(*(self.codes[k][t : t + 1] for k in _CODES))
-        pose = pose if tuned else pose.detach()
         local, vertices = self._local(), self.head.vertices(self.shaped, pose)[0]
         # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
         penalties = ops.Penalties(c.position_weight, c.scale_weight, c.opacity_weight, c.max_scale, c.deform.regulariser)
@@ -198,11 +200,12 @@ class Trainer:
         c = self.config
         target = self.targets.of(batch, self.step, fraction < c.half_until)
         tuned = fraction >= c.deform_start
-        loss, color = self.loss(batch.t, target, tuned)
+        pose = self.pose(batch.t, tuned and max(self.code_adam.lrs.values()) > 0)
+        loss, color = self.loss(pose, target, tuned)
         self.adam.descend(loss)
-        if tuned and max(self.code_adam.lrs.values()) > 0:
-            self.code_adam.step(torch.tensor([batch.t], device=self.device))
-        self.code_adam.zero_grad()
+        grads = {k: grad for k in _CODES if (grad := getattr(pose, k).grad) is not None}
+        if grads:
+            self.code_adam.step(torch.tensor([batch.t], device=self.device), grads)
         if self.step % 5 == 0:
             if not bool(loss.isfinite()):
                 raise AvatarError(

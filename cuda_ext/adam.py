@@ -77,8 +77,15 @@ class Adam:
         self.m = {k: torch.zeros_like(p, dtype=kinds[k], requires_grad=False) for k, p in params.items()}
         self.v = {k: torch.zeros_like(p, dtype=kinds[k], requires_grad=False) for k, p in params.items()}
 
-    def step(self, rows: Tensor | None = None) -> None:
-        """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor."""
+    def step(self, rows: Tensor | None = None, grads: dict[str, Tensor] | None = None) -> None:
+        """Move every parameter that has a gradient. `rows` [R] int64, distinct: only these rows of each tensor; `grads` then may bring
+        gradients [R, ...] of those rows alone, in place of `.grad`.
+        """
+        if grads is not None:
+            if rows is None or torch.compiler.is_compiling():
+                raise ValueError("Adam: gradients of rows alone need the rows, and a step that is not compiled")
+            self._move({k: Moving(self.params[k], grad, self.m[k], self.v[k]) for k, grad in grads.items()}, rows, whole=False)
+            return
         if torch.compiler.is_compiling():
             names = [k for k, p in self.params.items() if p.grad is not None]
             if names:  # detached in place of no_grad, which a graph that raises would leave switched on
@@ -118,20 +125,20 @@ class Adam:
         return {name: factors for name, factors in found if factors is not None}
 
     @torch.no_grad()
-    def _move(self, moving: dict[str, Moving], rows: Tensor | None) -> None:
+    def _move(self, moving: dict[str, Moving], rows: Tensor | None, whole: bool = True) -> None:
         self.step_count += 1
         if self.device_step is not None:
             self.device_step += 1
         library = native.pick("av_adam", *(each.param for each in moving.values())) if moving else None
         if library is not None:
-            native.adam(library, self, moving, rows)
+            native.adam(library, self, moving, rows, whole)
             return
         index = ... if rows is None else rows
         for name, (param, grad, m, v) in moving.items():
             assert grad is not None
             p = param[index]
             some_m, some_v = m[index].to(p.dtype), v[index].to(p.dtype)
-            reference.adam(p, grad[index], some_m, some_v, self._rates(name, p), self.step_count, *self.betas, self.eps)
+            reference.adam(p, grad[index] if whole else grad, some_m, some_v, self._rates(name, p), self.step_count, *self.betas, self.eps)
             if m.dtype != p.dtype:
                 elements = torch.arange(p.numel() if rows is None else p[0].numel(), device=p.device)  # rows are counted from their starts
                 elements = elements.reshape(p.shape if rows is None else p.shape[1:]).expand(p.shape)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cuda_ext.adam import Adam, Moving
 
 
-def adam(lib, optimizer: Adam, moving: dict[str, Moving], rows: Tensor | None) -> None:
-    """One step of every tensor in `moving`."""
+def adam(lib, optimizer: Adam, moving: dict[str, Moving], rows: Tensor | None, whole: bool) -> None:
+    """One step of every tensor in `moving`; `whole`: with rows, gradients have all rows nevertheless."""
     tensors = (abi.AvAdamTensor * len(moving))()
     alive = []  # temporaries that the call reads
     for slot, (name, each) in zip(tensors, moving.items(), strict=True):
@@ -32,7 +32,7 @@ def adam(lib, optimizer: Adam, moving: dict[str, Moving], rows: Tensor | None) -
         _describe(slot, optimizer, name, each)
         if rows is not None:
             slot.row_ids, slot.row_count = rows.data_ptr(), len(rows)
-            slot.flags |= abi.WHOLE_GRAD
+            slot.flags |= abi.WHOLE_GRAD * whole
     step = _step(optimizer, next(iter(moving.values())).param.device, tensors, optimizer.step_count)
     library.check(lib, lib.av_adam(step), "adam")
 

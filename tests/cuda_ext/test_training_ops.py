@@ -236,7 +236,7 @@ def test_adam_heads_rows_and_state(policy, monkeypatch):
     optimizer = ops.Adam({"sh": param}, {"sh": 0.1}, heads={"sh": 3}, tails={"sh": 0.01})
     param.grad = torch.ones_like(param)
     optimizer.step(torch.tensor([2, 7]))
-    moved = param.detach()
+    moved = param.detach().clone()
     assert torch.allclose(moved[[2, 7], 0], torch.full((2, 3), -0.1)) and torch.allclose(moved[[2, 7], 1], torch.full((2, 3), -0.01))
     assert moved[[0, 1, 3, 4, 5, 6, 8, 9]].abs().max() == 0
     fresh = ops.Adam({"sh": param.detach().clone().requires_grad_()}, {"sh": 0.1}, heads={"sh": 3}, tails={"sh": 0.01})
@@ -245,6 +245,14 @@ def test_adam_heads_rows_and_state(policy, monkeypatch):
     optimizer.step()
     fresh.step()
     assert torch.equal(fresh.params["sh"], param)
+    rows = torch.tensor([9, 4])
+    gradients = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
+    fresh.params["sh"].grad = torch.zeros_like(param).index_copy(0, rows, gradients)
+    optimizer.step(rows, {"sh": gradients})  # gradients of the rows alone
+    fresh.step(rows)
+    assert torch.equal(fresh.params["sh"], param) and not torch.equal(param[rows], moved[rows])
+    with pytest.raises(ValueError, match="need the rows"):
+        optimizer.step(None, {"sh": gradients})
     with pytest.raises(ValueError, match="moments"):
         optimizer.replace("sh", param, torch.zeros(3), torch.zeros(3))
 
