@@ -5,7 +5,7 @@ What bounds the splat, counted: one visit of a 4×4 block by a Gaussian (76,000 
 processor that issues one of them per cycle (Zen 4: two pipes of 256 bits) needs 15 and 30 cycles at least, one that issues two
 half of that. Everything else included, compositing takes about 24 cycles a visit forward and 60 backward here
 (`perf record -e cpu-clock` gives the shares of the stages). At 100k the caches end: parameters, records, slots and gradients are
-100 MB of traffic a step, 4 ms at the 25 GB/s that one core gets.
+85 MB of traffic a step, 3.5 ms at the 25 GB/s that one core gets.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@
 #include "mesh_ops.h"
 #include "skin_ops.h"
 #include "picture_ops.h"
+#include "project_ops.h"
 #include "splat_ops.h"
 #include "ssim_ops.h"
 #include "volume_ops.h"

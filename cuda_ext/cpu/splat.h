@@ -3,7 +3,7 @@
 // project → records → one depth sort per camera → Gaussian-tile instances in depth order, each with the set of 4×4
 // blocks of the tile that its ellipse touches → stable counting sort into 16×16 tiles → composite tile by tile.
 // Backward: each tile writes the gradient of each of its instances into the instance's own slot; slots of a Gaussian are neighbours
-// and are summed in order. No atomics: the same bits on any number of threads.
+// and are summed in order: the same bits on any number of threads. Chance decides only where in memory a page of the list lies.
 #pragma once
 #include "../include/abi.h"
 #include "../include/gaussian.h"
