@@ -114,18 +114,18 @@ def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin:
     """Pictures cut to one common window size that holds the foreground of every one of them plus `margin` pixels."""
     pictures = [cache.get(t, c) for c in camera_ids]
     cameras = cache.tracked.cameras
-    boxes = np.array([cache.box(t, c, margin) for c in camera_ids])  # [C, 4]
-    width, height = np.minimum((boxes[:, 2:] - boxes[:, :2]).max(0), (cameras.width, cameras.height)).tolist()
-    corners = (boxes[:, :2] + boxes[:, 2:] - (width, height)) // 2
-    corners = np.clip(corners, 0, (cameras.width - width, cameras.height - height))
+    boxes = [cache.box(t, c, margin) for c in camera_ids]
+    width = min(cameras.width, max(b[2] - b[0] for b in boxes))
+    height = min(cameras.height, max(b[3] - b[1] for b in boxes))
     images = np.empty((len(pictures), height, width, 4), np.uint8)
-    for image, picture, (x, y) in zip(images, pictures, corners.tolist(), strict=True):
+    Ks = cameras.Ks.numpy()[list(camera_ids)]
+    for image, K, picture, box in zip(images, Ks, pictures, boxes, strict=True):
+        x = min(max((box[0] + box[2] - width) // 2, 0), cameras.width - width)
+        y = min(max((box[1] + box[3] - height) // 2, 0), cameras.height - height)
         image[:] = picture[y : y + height, x : x + width]
-    ids = list(camera_ids)
-    Ks = cameras.Ks.numpy()[ids]
-    Ks[:, :2, 2] -= corners
+        K[:2, 2] -= (x, y)
     names = tuple(cameras.names[c] for c in camera_ids)
-    cut = Cameras(names, torch.from_numpy(Ks), torch.from_numpy(cameras.viewmats.numpy()[ids]), width, height)
+    cut = Cameras(names, torch.from_numpy(Ks), torch.from_numpy(cameras.viewmats.numpy()[list(camera_ids)]), width, height)
     return Batch(t, camera_ids, cut, torch.from_numpy(images))
 
 
