@@ -17,6 +17,7 @@ from avatars.train import TrainConfig
 from avatars.types import Cameras
 from cuda_ext import ops
 
+_HALF = torch.tensor([[0.5], [0.5], [1.0]])  # what half of the size makes of a K
 _BLOCK = 100  # steps whose backgrounds are drawn together: making a generator takes as long
 
 
@@ -35,7 +36,9 @@ class Target:
 
     def recorded(self, grid: tuple[slice, ...]) -> Tensor:
         """Colours times matte in 0–1 of some of the pixels, [C, h, w, 3], before any correction."""
-        return (halved(self.images) if self.halved else self.images)[grid][..., :3].float() / 255
+        _, h, w = self.mattes.shape
+        views = [self.images[:, i : 2 * h : 2, j : 2 * w : 2] for i in (0, 1) for j in (0, 1)] if self.halved else [self.images]
+        return torch.stack([v[grid][..., :3].float() for v in views]).sum(0) / (255 * len(views))
 
 
 class Targets:
@@ -83,11 +86,4 @@ class Targets:
 
 def _halved_cameras(cameras: Cameras) -> Cameras:
     """At half of the size, an odd last row or column dropped."""
-    scale = torch.tensor([0.5, 0.5, 1.0], dtype=cameras.Ks.dtype, device=cameras.Ks.device)
-    return replace(cameras, Ks=cameras.Ks * scale[:, None], width=cameras.width // 2, height=cameras.height // 2)
-
-
-def halved(images: Tensor) -> Tensor:
-    """Pictures [C, H, W, 4] at half of the size: 2×2 means."""
-    h, w = images.shape[1] // 2, images.shape[2] // 2
-    return images[:, : 2 * h, : 2 * w].float().unflatten(2, (w, 2)).unflatten(1, (h, 2)).mean((2, 4))
+    return replace(cameras, Ks=cameras.Ks * _HALF.to(cameras.Ks), width=cameras.width // 2, height=cameras.height // 2)

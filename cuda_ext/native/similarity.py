@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cuda_ext import abi, library
 from cuda_ext.native.calls import launch_of, pointer, workspaces
@@ -22,7 +21,7 @@ class SsimFunction(torch.autograd.Function):
         alpha, mattes, weights = (None if t is None else t.detach().contiguous() for t in (alpha, mattes, weights))
         B, height, width, _ = a.shape
         launch, (wants_a, wants_alpha, *_) = launch_of(a.device), ctx.needs_input_grad
-        v_a, v_alpha = torch.empty_like(a) if wants_a else None, torch.empty_like(alpha) if wants_alpha else None
+        v_a, v_alpha = torch.empty_like(a) if wants_a else None, torch.empty_like(alpha) if wants_alpha and alpha is not None else None
         scratch = workspaces.take(lib.av_ssim_scratch(B, height, width, launch.threads, wants_a), a.device)
         l1, similarity, loss = a.new_empty(B), a.new_empty(B), a.new_empty(B)
         args = abi.AvSsim(
@@ -37,11 +36,10 @@ class SsimFunction(torch.autograd.Function):
         return similarity if result == "ssim" else loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, v):
         v_a, v_alpha = ctx.saved_tensors
-        if not (v.numel() == 1 and v.device.type == "cpu" and v.item() == 1):  # at the end of a loss it is 1
-            v = v.reshape(-1, 1, 1, 1)
+        if v.numel() != 1 or v.is_cuda or v.item() != 1:  # at the end of a loss it is 1
+            v = v.detach().reshape(-1, 1, 1, 1)
             v_a, v_alpha = None if v_a is None else v_a * v, None if v_alpha is None else v_alpha * v
         return v_a, v_alpha, None, None, None, None, None, None, None
 
