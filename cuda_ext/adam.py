@@ -6,7 +6,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ class Moving(NamedTuple):
     grad: Tensor | None
     m: Tensor
     v: Tensor
+
+
+class Loss(Protocol):
+    """What `Adam.descend` goes down: a scalar tensor, or what else knows its backward pass."""
+
+    def backward(self) -> object: ...
 
 
 _numbers = itertools.count()
@@ -99,8 +105,8 @@ class Adam:
         moving = {k: Moving(p, p.grad, self.m[k], self.v[k]) for k, p in self.params.items() if p.grad is not None or k in found}
         self._move(moving, rows)
 
-    def descend(self, loss: Tensor) -> None:
-        """`loss.backward()`, `step()`, `zero_grad()`.
+    def descend(self, loss: Loss) -> None:
+        """`loss.backward()` (of a scalar tensor, say), `step()`, `zero_grad()`.
 
         On the CPU a factored tensor with one use in `carry` takes its step within the backward pass, where its rows are read anyway; with
         several uses, or gradients collected before, it moves afterwards like the others. The result is the same.

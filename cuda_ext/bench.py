@@ -55,6 +55,7 @@ def rows(quick: bool) -> list[Row]:
         found += hashes.hash_rows(threads, seconds, compare=first and not quick)
         found += hashes.ensemble_rows(threads, seconds, compare=first and not quick)
         found.append(head.bind_row(20_000, threads, seconds, first))
+        found.append(head.carry_row(20_000, threads, seconds, first))
         found += meshes.mesh_rows(4, 256, threads, seconds, first)
         found += volumes.ray_rows(96, threads, seconds, first)
         found.append(splat.step_row(20_000, 256, threads, seconds))

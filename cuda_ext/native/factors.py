@@ -82,9 +82,9 @@ def use_of(leaf: Tensor) -> Use | None:
 
 def step_in_backward(use: Use | None, weights: Tensor) -> abi.AvAdam | None:
     """The step that the leaf may take within this backward pass: nothing else still reads it, and it has no other gradient."""
-    if use is None or use.factors.move is None or not use.pending:
+    factors = None if use is None else use.factors
+    if use is None or factors is None or factors.move is None or not use.pending:
         return None
-    factors = use.factors
     leaf = factors.leaf()
     if factors.found or leaf is None or leaf.grad is not None or any(other.pending for other in factors.uses if other is not use):
         return None
