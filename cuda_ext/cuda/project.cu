@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(THREADS, SEVERAL ? 3 : 4)
     for (int camera = 0; camera < (SEVERAL ? (int)s.C : 1); ++camera) {
         const int64_t at = camera * s.N + n;
         float4 m[3];
-        if (MOMENTS) {
+        if constexpr (MOMENTS) {
             const float larger = records[at].c.w;
             if (larger > 0) count += 1, radius = fmaxf(radius, larger);
         }
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(THREADS, SEVERAL ? 3 : 4)
         const Camera cam = load_camera(s, camera);
         const View w = view_of(s, g, cam, camera);
         const ViewGradient in = view_gradient<MOMENTS>(records, v_out, seen, at, m, w);
-        if (MOMENTS) {
+        if constexpr (MOMENTS) {
             const float x = 0.5f * s.width * in.u, y = 0.5f * s.height * in.v;
             norm += sqrtf(x * x + y * y);
         }

@@ -132,18 +132,21 @@ __device__ inline ViewGradient from_sums(const float4 m[3], float a, float b, fl
 // The sums of one Gaussian in one camera; false when no gradient reaches it from there.
 template <bool MOMENTS>
 __device__ inline bool reached(const Record* records, const float4* moments, const AvProjected& seen, int64_t at, float4 m[3]) {
-    if (!MOMENTS) return seen.radii[2 * at] > 0;
-    for (int i = 0; i < 3; ++i) m[i] = moments[3 * at + i];
-    const bool any = m[0].x != 0 || m[0].y != 0 || m[0].z != 0 || m[0].w != 0 || m[1].x != 0 || m[1].y != 0 || m[1].z != 0 ||
-                     m[1].w != 0 || m[2].x != 0 || m[2].y != 0;
-    return any && records[at].c.w > 0;
+    if constexpr (MOMENTS) {
+        for (int i = 0; i < 3; ++i) m[i] = moments[3 * at + i];
+        const bool any = m[0].x != 0 || m[0].y != 0 || m[0].z != 0 || m[0].w != 0 || m[1].x != 0 || m[1].y != 0 || m[1].z != 0 ||
+                         m[1].w != 0 || m[2].x != 0 || m[2].y != 0;
+        return any && records[at].c.w > 0;
+    } else {
+        return seen.radii[2 * at] > 0;
+    }
 }
 
 // MOMENTS: gradients come as sums of the rasteriser and records; otherwise as AvProjected.
 template <bool MOMENTS>
 __device__ inline ViewGradient view_gradient(const Record* records, const AvProjected& v_out, const AvProjected& seen, int64_t at,
                                              const float4 m[3], const View& w) {
-    if (MOMENTS) {
+    if constexpr (MOMENTS) {
         const float inverse = 1.0f / w.det;
         return from_sums(m, w.c * inverse, -w.b * inverse, w.a * inverse, w.opacity, records[at].c);
     }
