@@ -111,8 +111,8 @@ def _hash(report: Report, device: str, small: bool) -> None:
 
 
 def _meshes(report: Report, device: str, small: bool) -> None:
-    cameras, size = (2, 24) if small else (16, 512)
-    vertices, faces, Ks = (t.to(device) for t in head_views(cameras, size))
+    cameras, size, rows = (2, 24, 12) if small else (16, 512, 100)
+    vertices, faces, Ks = (t.to(device) for t in head_views(cameras, size, rows))
     edges = ops.mesh_edges(faces)
     label = f"{cameras} × {size}², {len(faces) // 1000}k faces"
     report.add(f"rasterize_mesh, {label}", "ours", lambda: lambda: ops.rasterize_mesh(vertices, faces, Ks, size, size))

@@ -14,7 +14,7 @@ from cuda_ext.bench_times import Row, measure, relative
 
 def gate(device: str = "cpu") -> dict[str, float | bool]:
     """Pixels and gradients to vertices, cameras and attributes against float64, on the triangles that float32 finds."""
-    vertices, faces, Ks = (t.to(device) for t in head_views(2, 64))
+    vertices, faces, Ks = (t.to(device) for t in head_views(2, 64, 24))
     g = torch.Generator().manual_seed(0)
     attributes, upstream = (t.to(device) for t in (torch.rand(vertices.shape[1], 3, generator=g), torch.randn(2, 64, 64, 3, generator=g)))
     ids, barycentrics, depth = ops.rasterize_mesh(vertices, faces, Ks, 64, 64)

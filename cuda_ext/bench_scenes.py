@@ -91,9 +91,9 @@ def head_like_mesh(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     return vertices.reshape(-1, 3), torch.cat([torch.stack(f, 1) for f in faces])
 
 
-def head_views(cameras: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A head-sized mesh of 19,000 triangles before square pictures: vertices [C, V, 3] as the cameras see them, faces [F, 3], Ks [C, 3, 3]."""
-    vertices, faces = head_like_mesh(100, 100)
+def head_views(cameras: int, size: int, rows: int = 100) -> tuple[Tensor, Tensor, Tensor]:
+    """A head-sized mesh of 2·rows² triangles, nearly, before square pictures: vertices [C, V, 3] as the cameras see them, faces [F, 3], Ks [C, 3, 3]."""
+    vertices, faces = head_like_mesh(rows, rows)
     scene = head_scene(1, size, size, cameras)
     return vertices @ scene.viewmats[:, :3, :3].transpose(1, 2) + scene.viewmats[:, None, :3, 3], faces, scene.Ks
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cuda_ext import ops, reference
+from cuda_ext import bench_rows_head, bench_rows_meshes, bench_rows_training, bench_rows_volumes, ops, reference
+from cuda_ext.bench import LIMITS
 from cuda_ext.library import open_library
 
 pytestmark = pytest.mark.skipif(
@@ -132,3 +133,42 @@ def test_growing_scenes_are_drawn_whole():
         exact = {k: v.double() for k, v in s.items()}
         color, *_, margin = reference.rasterize(*reference.project(*exact.values(), WIDTH, HEIGHT), WIDTH, HEIGHT)
         assert float(((out.color - color) * (margin > 1e-4)[..., None]).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("family", [bench_rows_training, bench_rows_head, bench_rows_meshes, bench_rows_volumes])
+def test_other_operators_give_the_references_answers(family):
+    figures = family.gate("cuda")
+    assert figures and all(v <= LIMITS.get(k, 1e-4) for k, v in figures.items()), figures
+
+
+def test_nothing_waits_for_the_device_in_a_step():
+    """What would stall a captured graph or a pipeline: synchronisations, which torch reports as errors here."""
+    s, target = scene(), torch.rand(1, HEIGHT, WIDTH, 3, device="cuda")
+    params = {k: s[k] for k in NAMES}
+    optimizer = ops.Adam(params, dict.fromkeys(NAMES, 1e-3))
+
+    def step() -> None:
+        image = ops.splat(*s.values(), WIDTH, HEIGHT).color
+        ops.l1_ssim(image, target).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()  # the first frame of its kind waits for its size
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_tensors_on_another_device_than_the_current_one():
+    with torch.no_grad():
+        here = {k: v.detach() for k, v in scene().items()}
+        there = {k: v.to("cuda:1") for k, v in here.items()}
+        expected = ops.splat(*here.values(), WIDTH, HEIGHT).color
+        assert torch.cuda.current_device() == 0
+        assert torch.equal(ops.splat(*there.values(), WIDTH, HEIGHT).color.to("cuda:0"), expected)
+        assert torch.cuda.current_device() == 0
