@@ -34,7 +34,6 @@ from avatars.head import HeadModel, ShapedHead, load_head, save_head
 from avatars.seal import check_seal, seal
 from avatars.sequence import Segment, read_segments
 from avatars.types import Cameras, Gaussians, HeadPose, Identity, Image
-from cuda_ext import ops
 
 KIND, VERSION = "avatars.avatar", 1
 _STAGING = ".saving-"
@@ -143,11 +142,6 @@ class Avatar:
         """Size of the trained numbers, 10⁶ bytes."""
         tensors = [*self.gaussians.tensors().values(), *self.parameters.values()]
         return sum(t.numel() * t.element_size() for t in tensors) / 1e6
-
-
-def bound(local: CanonicalGaussians, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means [N,3], quats [N,4], scales [N,3] in the world, of Gaussians that follow vertices [V, 3]; differentiable."""
-    return ops.bind(vertices, faces, local.face_ids, local.means, local.quats, local.log_scales, log_scales=True)
 
 
 def identity_color(like: Tensor) -> Tensor:

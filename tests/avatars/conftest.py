@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from avatars.avatar import bound
+from avatars import deform
 from avatars.gaussians import sample_surface, with_colors
 from avatars.head import JOINTS, REGIONS, HeadModel
 from avatars.render import render
@@ -109,7 +109,7 @@ def make_tracked(folder: Path, head: HeadModel, frames: int = 6) -> TrackedSeque
         folder, "toy", 24.0, cameras, segments, identity, poses, np.ones((frames, 4), bool), head.name, head.content_hash(), head.expression_names
     )
     for t in range(frames):
-        means, quats, scales = bound(canonical, head.vertices(shaped, poses[t])[0], head.faces)
+        means, quats, scales, _ = deform.carried(None, {}, canonical, torch.zeros(0), head.vertices(shaped, poses[t])[0], head.faces)
         image = render(Gaussians(means, quats, scales, torch.full((len(means),), 0.95), canonical.sh), cameras)
         for c in range(4):
             path = tracked.image_path(t, c)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avatars.avatar import bound
+from avatars import deform
 from avatars.gaussians import (
     CanonicalGaussians,
     bind_points,
@@ -31,12 +31,12 @@ def test_frames_are_right_handed_orthonormal(tiny_head: HeadModel) -> None:
     assert ((frames.normals * frames.origins).sum(1) > 0).all()  # outward on a ball
 
 
-def test_bind_points_is_undone_by_bound(tiny_head: HeadModel) -> None:
+def test_bind_points_is_undone_by_carrying(tiny_head: HeadModel) -> None:
     generator = torch.Generator().manual_seed(3)
     points, scales = torch.randn(50, 3, generator=generator), torch.rand(50, 3, generator=generator) + 0.1
     face_ids = torch.randint(0, tiny_head.F, (50,), generator=generator)
     local = bind_points(points, face_ids, scales, face_frames(tiny_head.template, tiny_head.faces), 0.3)
-    means, _, sizes = bound(local, tiny_head.template, tiny_head.faces)
+    means, _, sizes, _ = deform.carried(None, {}, local, torch.zeros(0), tiny_head.template, tiny_head.faces)
     assert torch.allclose(means, points, atol=1e-4)
     assert torch.allclose(sizes, scales, rtol=1e-4)
     assert torch.allclose(local.logit_opacities.sigmoid(), torch.tensor(0.3))

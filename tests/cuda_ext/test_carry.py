@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cuda_ext import native, ops
 from cuda_ext.native import basis_step
+from cuda_ext.ops.binding import _carry_in_parts
 
 PENALTIES = ops.Penalties(0.3, 2.0, 0.1, 0.4, 5.0)
 
@@ -74,6 +75,23 @@ def test_carry_is_blend_then_bind():
         )
     for a, b in zip(out, (*world, sh, cost + 5 * size), strict=True):
         assert relative(a, b) < 1e-6
+
+
+@pytest.mark.parametrize("n", [0, 50])
+@pytest.mark.parametrize("penalties", [None, PENALTIES])
+def test_in_parts_as_on_cuda_it_is_the_same(n, penalties):
+    whole, parts = scene(n), scene(n)
+    names = ("vertices", "faces", "face_ids", "basis", "weights", "means", "quats", "log_scales", "sh")
+    outs = [
+        carried(whole, penalties),
+        _carry_in_parts(tuple(parts[k] for k in names), penalties, parts["logit_opacities"], parts["reach"]),
+    ]
+    for out in outs:
+        total(out).backward()
+    for a, b in zip(*outs, strict=True):
+        assert relative(a, b) < 1e-6
+    for name in ("vertices", "basis", "weights", "means", "quats", "log_scales", "sh"):
+        assert relative(whole[name].grad, parts[name].grad) < 1e-5, name
 
 
 def test_carry_gives_the_same_bits_on_any_number_of_threads():
