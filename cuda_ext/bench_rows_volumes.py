@@ -48,7 +48,7 @@ def ray_rows(size: int, threads: int, seconds: float, compare: bool) -> list[Row
         torch.autograd.grad(ops.composite(samples, *leaves).color, leaves, upstream)
 
     def plain() -> None:
-        color = reference.composite(*leaves, samples.starts, samples.ends, samples.offsets, None, 0.0)[0]
+        color = reference.composite(leaves[0], leaves[1], samples.starts, samples.ends, samples.offsets, None, 0.0)[0]
         torch.autograd.grad(color, leaves, upstream)
 
     return [

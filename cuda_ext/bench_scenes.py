@@ -116,8 +116,8 @@ class Field:
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Field:
         """The same in another dtype or on another device."""
-        rays = (t.to(device=device, dtype=dtype) for t in (self.origins, self.directions))
-        return Field(*rays, self.occupancy.to(device=device), self.box, self.step, self.near, self.far)
+        origins, directions = (t.to(device=device, dtype=dtype) for t in (self.origins, self.directions))
+        return replace(self, origins=origins, directions=directions, occupancy=self.occupancy.to(device=device))
 
 
 def head_field(size: int) -> Field:
@@ -139,7 +139,8 @@ def head_rig(V: int = 7500, E: int = 52, J: int = 5, device: torch.device | str 
     weights = torch.softmax(4 * torch.randn(V, J + 1, generator=g), 1)
     turns = 0.2 * torch.randn(E, J, 3, generator=g)
     tensors = [torch.randn(V, 3, generator=g), torch.zeros(J, 3), 0.01 * torch.randn(E, V, 3, generator=g) * moves, turns, weights]
-    return Rig(*(t.to(device) for t in tensors), (-1, 0, 1, 1, 1))
+    rest, joints, shapes, turns, weights = (t.to(device) for t in tensors)
+    return Rig(rest, joints, shapes, turns, weights, (-1, 0, 1, 1, 1))
 
 
 def head_positions(count: int) -> Tensor:

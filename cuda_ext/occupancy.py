@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     jobs = [(source, architecture) for source in sources for architecture in options.architectures]
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = [kernel for part in pool.map(lambda job: compiled(*job, nvcc), jobs) for kernel in part]
+            found = [kernel for part in pool.map(lambda job: compiled(job[0], job[1], nvcc), jobs) for kernel in part]
     except subprocess.CalledProcessError as error:
         print(f"python -m cuda_ext.occupancy: {' '.join(error.cmd)}\n{error.stderr}", file=sys.stderr)
         return 1
