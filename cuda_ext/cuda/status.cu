@@ -28,7 +28,8 @@ static const char* unusable() {
     int driver = 0, runtime = 0, devices = 0;
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    if (driver > 0 && driver / 1000 < runtime / 1000) {  // within a major version any driver will do
+    if (driver == 0) return "no NVIDIA driver is loaded";
+    if (driver / 1000 < runtime / 1000) {  // within a major version any driver will do
         snprintf(why, sizeof why, "the driver speaks CUDA %d.%d, the kernels were built with %d.%d: update the driver, or build with an older nvcc",
                  driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
         return why;

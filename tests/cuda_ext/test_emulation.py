@@ -52,6 +52,7 @@ def test_faults_are_found(fault, words):
     "played, words",
     [
         ({"DRIVER": "12080"}, "the driver speaks CUDA 12.8, the kernels were built with 13.0: update the driver"),
+        ({"DRIVER": "0"}, "cannot run here: no NVIDIA driver is loaded"),
         ({"DEVICES": "0"}, "cannot run here: CUDA says no CUDA-capable device"),
         ({"CAPABILITY": "61"}, "the best of 1 devices has compute capability 6.1, the kernels need 7.5"),
         ({}, None),
