@@ -109,7 +109,7 @@ class Trainer:
             heads={k: r.head for k, r in rates.items() if r.head is not None},
             tails={k: r.tail for k, r in rates.items() if r.head is not None},
             factored=(basis := [f"deform.{name}" for name in getattr(self.model, "FACTORED", ())]),
-            halves=basis,
+            halves=[*basis, *_OWN],
         )
         self.code_adam = ops.Adam(self.codes, self._code_rates(0.0), betas=_CODE_BETAS)
         self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
