@@ -16,21 +16,6 @@ AV_HD void quat_to_matrix(const T* q, T* R, T& inv) {
     R[6] = two * (x * z - w * y), R[7] = two * (y * z + w * x), R[8] = one - two * (x * x + y * y);
 }
 
-// ∂L/∂q (of the unnormalised quaternion, written) from ∂L/∂R.
-template <class T>
-AV_HD void quat_to_matrix_backward(const T* q, T inv, const T* v_R, T* v_q) {
-    const T w = q[0] * inv, x = q[1] * inv, y = q[2] * inv, z = q[3] * inv, two = T(2.0f);
-    const T a = v_R[7] - v_R[5], b = v_R[2] - v_R[6], c = v_R[3] - v_R[1];
-    const T d = v_R[3] + v_R[1], e = v_R[6] + v_R[2], f = v_R[7] + v_R[5];
-    const T vw = two * (x * a + y * b + z * c);
-    const T vx = two * (w * a + y * d + z * e - two * x * (v_R[4] + v_R[8]));
-    const T vy = two * (w * b + x * d + z * f - two * y * (v_R[0] + v_R[8]));
-    const T vz = two * (w * c + x * e + y * f - two * z * (v_R[0] + v_R[4]));
-    const T along = w * vw + x * vx + y * vy + z * vz;
-    v_q[0] = (vw - w * along) * inv, v_q[1] = (vx - x * along) * inv;
-    v_q[2] = (vy - y * along) * inv, v_q[3] = (vz - z * along) * inv;
-}
-
 // What the forward pass finds, and the backward pass finds again.
 template <class T>
 struct Shape {
@@ -38,8 +23,8 @@ struct Shape {
     T x, y, z, inv_z;    // in the camera
     T u, v;              // pixels
     T Rq[9], inv_q;      // rotation of the Gaussian
-    T VM[9];             // camera rotation · Gaussian rotation · scales
-    T A[6];              // J · VM
+    T V[9];              // camera rotation · Gaussian rotation: its axes as the camera sees them
+    T A[6];              // J · V
     T tx, ty;            // where J is evaluated
     T a, b, c, det;      // cov2d with the low-pass filter
     T compensation;      // 1 unless antialiased
@@ -64,19 +49,20 @@ AV_HD void project_shape(const Camera& cam, const T* mean, const T* quat, const 
     s.ty = min_(max_(yz, T(cam.y_min)), T(cam.y_max));
     quat_to_matrix(quat, s.Rq, s.inv_q);
     s.visible = s.visible & finite_(s.inv_q);
+    const T fx_z = T(cam.fx) * s.inv_z, sk_z = T(cam.skew) * s.inv_z, fy_z = T(cam.fy) * s.inv_z;
+    T B[6];  // A · scales
     for (int j = 0; j < 3; ++j) {
-        const T m0 = s.Rq[j] * scale[j], m1 = s.Rq[3 + j] * scale[j], m2 = s.Rq[6 + j] * scale[j];
-        for (int i = 0; i < 3; ++i) s.VM[3 * i + j] = T(R[3 * i]) * m0 + T(R[3 * i + 1]) * m1 + T(R[3 * i + 2]) * m2;
-        const T fx_z = T(cam.fx) * s.inv_z, sk_z = T(cam.skew) * s.inv_z, fy_z = T(cam.fy) * s.inv_z;
-        s.A[j] = fx_z * s.VM[j] + sk_z * s.VM[3 + j] - (fx_z * s.tx + sk_z * s.ty) * s.VM[6 + j];
-        s.A[3 + j] = fy_z * (s.VM[3 + j] - s.ty * s.VM[6 + j]);
+        for (int i = 0; i < 3; ++i) s.V[3 * i + j] = T(R[3 * i]) * s.Rq[j] + T(R[3 * i + 1]) * s.Rq[3 + j] + T(R[3 * i + 2]) * s.Rq[6 + j];
+        s.A[j] = fx_z * s.V[j] + sk_z * s.V[3 + j] - (fx_z * s.tx + sk_z * s.ty) * s.V[6 + j];
+        s.A[3 + j] = fy_z * (s.V[3 + j] - s.ty * s.V[6 + j]);
+        B[j] = s.A[j] * scale[j], B[3 + j] = s.A[3 + j] * scale[j];
     }
-    const T a0 = s.A[0] * s.A[0] + s.A[1] * s.A[1] + s.A[2] * s.A[2];
-    const T c0 = s.A[3] * s.A[3] + s.A[4] * s.A[4] + s.A[5] * s.A[5];
-    s.b = s.A[0] * s.A[3] + s.A[1] * s.A[4] + s.A[2] * s.A[5];
+    const T a0 = B[0] * B[0] + B[1] * B[1] + B[2] * B[2];
+    const T c0 = B[3] * B[3] + B[4] * B[4] + B[5] * B[5];
+    s.b = B[0] * B[3] + B[1] * B[4] + B[2] * B[5];
     s.a = a0 + T(cam.eps2d), s.c = c0 + T(cam.eps2d);
-    // |A0 × A1|² = a0·c0 - b² without the cancellation that ruins thin Gaussians in single precision (Lagrange's identity).
-    const T n0 = s.A[1] * s.A[5] - s.A[2] * s.A[4], n1 = s.A[2] * s.A[3] - s.A[0] * s.A[5], n2 = s.A[0] * s.A[4] - s.A[1] * s.A[3];
+    // |B0 × B1|² = a0·c0 - b² without the cancellation that ruins thin Gaussians in single precision (Lagrange's identity).
+    const T n0 = B[1] * B[5] - B[2] * B[4], n1 = B[2] * B[3] - B[0] * B[5], n2 = B[0] * B[4] - B[1] * B[3];
     const T det0 = n0 * n0 + n1 * n1 + n2 * n2;
     s.det = det0 + T(cam.eps2d) * (a0 + c0 + T(cam.eps2d));
     s.visible = s.visible & (s.det > T(AV_DET_MIN)) & finite_(s.det);
@@ -107,35 +93,42 @@ AV_HD void project_shape_backward(const Camera& cam, const T* mean, const T* qua
         g11 = g11 + on * (a0 * inv0 - s.a * inv_det);
         g01 = g01 - on * s.b * (inv0 - inv_det);
     }
-    T v_A[6];
+    T h[6];  // gradient to cov2d · A
     for (int j = 0; j < 3; ++j) {
-        v_A[j] = two * (g00 * s.A[j] + g01 * s.A[3 + j]);
-        v_A[3 + j] = two * (g01 * s.A[j] + g11 * s.A[3 + j]);
+        h[j] = g00 * s.A[j] + g01 * s.A[3 + j];
+        h[3 + j] = g01 * s.A[j] + g11 * s.A[3 + j];
+        v_scale[j] = two * scale[j] * (s.A[j] * h[j] + s.A[3 + j] * h[3 + j]);
     }
+    // Turning the Gaussian about its own axis k mixes the other two, the less the more their scales are alike: differences of squares that
+    // are taken here, not of gradients whose large parts cancel. To the quaternion: 2·q ⊗ (0, turn), tangential by itself.
+    T turn[3];
+    for (int k = 0; k < 3; ++k) {
+        const int i = (k + 1) % 3, j = (k + 2) % 3;
+        turn[k] = two * (s.A[i] * h[j] + s.A[3 + i] * h[3 + j]) * ((scale[i] - scale[j]) * (scale[i] + scale[j]));
+    }
+    const T q_scale = two * s.inv_q * s.inv_q, qw = quat[0] * q_scale, qx = quat[1] * q_scale, qy = quat[2] * q_scale, qz = quat[3] * q_scale;
+    v_quat[0] = -(qx * turn[0]) - qy * turn[1] - qz * turn[2];
+    v_quat[1] = qw * turn[0] + qy * turn[2] - qz * turn[1];
+    v_quat[2] = qw * turn[1] + qz * turn[0] - qx * turn[2];
+    v_quat[3] = qw * turn[2] + qx * turn[1] - qy * turn[0];
     const T fx_z = T(cam.fx) * s.inv_z, sk_z = T(cam.skew) * s.inv_z, fy_z = T(cam.fy) * s.inv_z;
     const T j02 = -(fx_z * s.tx + sk_z * s.ty), j12 = -(fy_z * s.ty);
     T v_j00 = T(0.0f), v_j01 = T(0.0f), v_j02 = T(0.0f), v_j11 = T(0.0f), v_j12 = T(0.0f);
-    T v_R[9];
     for (int j = 0; j < 3; ++j) {
-        v_j00 = v_j00 + v_A[j] * s.VM[j];
-        v_j01 = v_j01 + v_A[j] * s.VM[3 + j];
-        v_j02 = v_j02 + v_A[j] * s.VM[6 + j];
-        v_j11 = v_j11 + v_A[3 + j] * s.VM[3 + j];
-        v_j12 = v_j12 + v_A[3 + j] * s.VM[6 + j];
-        const T w0 = fx_z * v_A[j], w1 = sk_z * v_A[j] + fy_z * v_A[3 + j], w2 = j02 * v_A[j] + j12 * v_A[3 + j];
-        T along = T(0.0f);
-        for (int i = 0; i < 3; ++i) {
-            const T v_m = T(R[i]) * w0 + T(R[3 + i]) * w1 + T(R[6 + i]) * w2;  // to Rq · scales
-            along = along + v_m * s.Rq[3 * i + j];
-            v_R[3 * i + j] = v_m * scale[j];
-            if (v_camera) {
-                const T m = s.Rq[3 * i + j] * scale[j];
+        const T square = two * scale[j] * scale[j], e0 = square * h[j], e1 = square * h[3 + j];
+        v_j00 = v_j00 + e0 * s.V[j];
+        v_j01 = v_j01 + e0 * s.V[3 + j];
+        v_j02 = v_j02 + e0 * s.V[6 + j];
+        v_j11 = v_j11 + e1 * s.V[3 + j];
+        v_j12 = v_j12 + e1 * s.V[6 + j];
+        if (v_camera) {
+            const T w0 = fx_z * e0, w1 = sk_z * e0 + fy_z * e1, w2 = j02 * e0 + j12 * e1;
+            for (int i = 0; i < 3; ++i) {
+                const T m = s.Rq[3 * i + j];
                 v_camera[i] = v_camera[i] + w0 * m, v_camera[3 + i] = v_camera[3 + i] + w1 * m, v_camera[6 + i] = v_camera[6 + i] + w2 * m;
             }
         }
-        v_scale[j] = along;
     }
-    quat_to_matrix_backward(quat, s.inv_q, v_R, v_quat);
     const T xz = s.x * s.inv_z, yz = s.y * s.inv_z;
     const T all_tx = -(fx_z * v_j02), all_ty = -(sk_z * v_j02) - fy_z * v_j12;
     const T v_tx = select(s.x_free, all_tx, T(0.0f)), v_ty = select(s.y_free, all_ty, T(0.0f));

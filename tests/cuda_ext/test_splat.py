@@ -128,8 +128,16 @@ def test_long_queues_of_opaque_gaussians():
 
 
 def test_alpha_clamp_and_saturation():
-    scene = cloud(30)
-    compare(replace(scene, opacities=torch.ones(30)))
+    scene = cloud(30)  # but none as large as the picture: far from its mean the exponent is a small difference of large numbers
+    compare(replace(scene, opacities=torch.ones(30), scales=scene.scales.clamp_max(0.2)))
+
+
+def test_turning_what_is_nearly_round_is_exact():
+    """The gradient to a quaternion is a small difference there, which must not be one of rounding errors."""
+    scene = cloud(150)
+    round_ones = replace(scene, scales=0.03 + 3e-5 * torch.rand(150, 3, generator=torch.Generator().manual_seed(0)))
+    gradients, expected = run(round_ones)[1], run(round_ones, torch.float64)[1]
+    assert relative(gradients["quats"], expected["quats"]) < 1e-5
 
 
 def test_project_and_rasterize_alone():
