@@ -88,6 +88,8 @@ def _camera_gradients(needed: bool, tensors) -> tuple[Tensor | None, Tensor | No
         return None, None, None
     means, viewmats, Ks = tensors[0], tensors[5], tensors[6]
     groups = -(-means.shape[0] // abi.CAMERA_GROUP)
+    if not groups:  # a kernel takes sums of nothing, a pointer to nowhere, for no wish
+        return torch.zeros_like(viewmats), torch.zeros_like(Ks), None
     return torch.empty_like(viewmats), torch.empty_like(Ks), means.new_empty(len(viewmats), groups, abi.CAMERA_SUMS)
 
 

@@ -315,6 +315,18 @@ def test_nothing_and_extremes_have_clean_images_and_gradients(dtype, n, cameras,
         assert all(t.grad is not None and t.grad.isfinite().all() for t in leaves[: 7 if moving else 5])
 
 
+def test_no_gaussians_say_nothing_about_cameras(monkeypatch: pytest.MonkeyPatch):
+    scene = cloud(0)
+    empty = torch.empty_like  # whatever lies in the memory that gradients are written to
+
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty(*a, **k).fill_(float("nan")))
+    cameras = [t.clone().requires_grad_() for t in (scene.viewmats, scene.Ks)]
+    ops.splat(*scene.tensors[:5], *cameras, WIDTH, HEIGHT).color.sum().backward()
+    projected = ops.project(*scene.tensors[:5], *cameras, WIDTH, HEIGHT)
+    (ops.rasterize(projected, WIDTH, HEIGHT).color.sum() + projected.depths.sum()).backward()
+    assert all(torch.equal(t.grad, torch.zeros_like(t)) for t in cameras)
+
+
 def test_straddling_the_near_plane():
     scene = cloud(100)
     viewmats = scene.viewmats.clone()
