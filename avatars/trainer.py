@@ -46,6 +46,8 @@ class Trainer:
         self.model = deform.find(config.deformation)
         self.colors = CameraColors(len(tracked.cameras), config.color_ridge)
         self.targets = Targets(tracked, self.head, self.shaped, self.colors, config, device)
+        # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
+        self.penalties = ops.Penalties(config.position_weight, config.scale_weight, config.opacity_weight, config.max_scale, config.deform.regulariser)
         self.lpips = None
         if config.lpips_weight > 0:
             from avatars.metrics import load_lpips
@@ -179,11 +181,9 @@ class Trainer:
     def loss(self, pose: HeadPose, target: Target, tuned: bool) -> tuple[Tensor, Tensor]:
         """The scalar to minimise, and the rendered pictures [C, H, W, 3] of a frame in `pose`. `tuned`: corrections apply."""
         c = self.config
-        local, vertices = self._local(), self.head.vertices(self.shaped, pose)[0]
-        # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
-        penalties = ops.Penalties(c.position_weight, c.scale_weight, c.opacity_weight, c.max_scale, c.deform.regulariser)
+        local, vertices = self._local(), self.head.vertices(self.shaped, pose).squeeze(0)
         means, quats, scales, sh, cost = deform.carried(
-            self.model if tuned else None, self._deform_params(), local, deform.frame_code(pose), vertices, self.head.faces, penalties, self.reach
+            self.model if tuned else None, self._deform_params(), local, deform.frame_code(pose), vertices, self.head.faces, self.penalties, self.reach
         )
         cameras = target.cameras
         splat = ops.splat(

@@ -98,10 +98,12 @@ class Adam:
                 params, grads = [self.params[k].detach() for k in names], [self.params[k].grad for k in names]
                 torch.ops.avatars.adam(self.number, names, params, grads, [self.m[k] for k in names], [self.v[k] for k in names], rows)
             return
-        with torch.no_grad():
-            for factors in self._factors().values():
+        found = set()
+        for name, factors in self._factors().items():
+            with torch.no_grad():
                 factors.settle(whole=rows is not None)
-        found = {k for k, factors in self._factors().items() if factors.found}
+            if factors.found:
+                found.add(name)
         moving = {k: Moving(p, p.grad, self.m[k], self.v[k]) for k, p in self.params.items() if p.grad is not None or k in found}
         self._move(moving, rows)
 

@@ -115,8 +115,9 @@ def frame_code(pose: HeadPose) -> Tensor:
     """[D] code of one frame: expressions, joint angles and the root's rotation (shading changes with it). Zero when neutral."""
     if len(pose) != 1:
         raise ValueError(f"frame_code takes one frame, got {len(pose)}")
-    angles = torch.cat([pose.joints[0].reshape(-1), pose.rotation[0]])
-    return torch.cat([pose.expression[0], ANGLE_SCALE * angles])
+    # Views: what indexing would scatter into zeros on the way back is handed on.
+    angles = torch.cat([pose.joints.reshape(-1), pose.rotation.reshape(-1)])
+    return torch.cat([pose.expression.reshape(-1), ANGLE_SCALE * angles])
 
 
 def code_size(expressions: int, joints: int) -> int:

@@ -22,10 +22,10 @@ def check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height
     if not near > 0:
         raise ValueError(f"near must be in front of the camera, got {near}")
     same_device(means, quats, scales, opacities, sh, viewmats, Ks)
-    named = {"quats": quats, "scales": scales, "opacities": opacities, "sh": sh, "viewmats": viewmats, "Ks": Ks}
-    for name, tensor in named.items():
-        if tensor.dtype != means.dtype:
-            raise ValueError(f"{name} must be {means.dtype} like means, got {tensor.dtype}")
+    dtype = means.dtype
+    for name, tensor in zip(("quats", "scales", "opacities", "sh", "viewmats", "Ks"), (quats, scales, opacities, sh, viewmats, Ks), strict=True):
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name} must be {dtype} like means, got {tensor.dtype}")
     stored = math.isqrt(sh.shape[1]) - 1
     if sh_degree is not None and not 0 <= sh_degree <= stored:
         raise ValueError(f"sh_degree must be 0..{stored} for sh {tuple(sh.shape)}, got {sh_degree}")
@@ -46,13 +46,14 @@ def check_size(width: int, height: int) -> None:
 
 
 def expect(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     if dtype is not None and tensor.dtype != dtype:
         raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
 
 
 def same_device(first: Tensor, *others: Tensor) -> None:
+    device = first.device
     for other in others:
-        if other.device != first.device:
+        if other.device != device:
             raise ValueError(f"all tensors must be on one device, got {first.device} and {other.device}")
