@@ -34,11 +34,14 @@ class Target:
     mattes: Tensor  # [C, H, W]
     weights: Tensor  # [C, H, W] how much each pixel counts
 
-    def recorded(self, grid: tuple[slice, ...]) -> Tensor:
-        """Colours times matte in 0–1 of some of the pixels, [C, h, w, 3], before any correction."""
-        _, h, w = self.mattes.shape
-        views = [self.images[:, i : 2 * h : 2, j : 2 * w : 2] for i in (0, 1) for j in (0, 1)] if self.halved else [self.images]
-        return torch.stack([v[grid][..., :3].float() for v in views]).sum(0) / (255 * len(views))
+    def recorded(self, pixels: Tensor) -> Tensor:
+        """Colours times matte in 0–1 of some pixels, counted over all pictures, [P] → [P, 3], before any correction."""
+        if not self.halved:
+            return self.images.reshape(-1, 4).index_select(0, pixels)[:, :3].float() / 255
+        (_, h, w), (H, W) = self.mattes.shape, self.images.shape[1:3]
+        corners = (pixels // (h * w) * H + 2 * (pixels % (h * w) // w)) * W + 2 * (pixels % w)
+        squares = corners[:, None] + torch.tensor([0, 1, W, W + 1], device=pixels.device)
+        return self.images.reshape(-1, 4)[squares][..., :3].float().mean(1) / 255
 
 
 class Targets:

@@ -31,6 +31,8 @@ from cuda_ext.threads import serial_torch
 
 _OWN = ("means", "quats", "log_scales", "logit_opacities", "sh")
 _CODES = ("expression", "joints", "rotation", "translation")
+_LOOK = 10  # steps from one look at the loss and the pictures to the next
+_SPARSE = 17  # a prime: no width of a picture makes columns of it
 _CODE_BETAS = (0.9, 0.99)  # equal time constants in first steps: a row's first update is then one learning rate
 
 
@@ -206,7 +208,7 @@ class Trainer:
         grads = {k: grad for k in _CODES if (grad := getattr(pose, k).grad) is not None}
         if grads:
             self.code_adam.step(torch.tensor([batch.t], device=self.device), grads)
-        if self.step % 5 == 0:
+        if self.step % _LOOK == 0:
             if not bool(loss.isfinite()):
                 raise AvatarError(
                     f"Training diverged: the loss is not a number at step {self.step}. The same command goes on from the last checkpoint; if it "
@@ -216,15 +218,15 @@ class Trainer:
 
     @torch.no_grad()
     def _observe(self, rendered: Tensor, target: Target, loss: float) -> None:
-        """Running PSNR, and the sums of the colour corrections, over a sparse grid of foreground pixels."""
-        grid = (slice(None), slice(self.step % 4, None, 4), slice(self.step % 3, None, 4))
-        solid = (target.mattes[grid] > 0.98).flatten(1)  # [C, P]
-        rows = solid.flatten().nonzero()[:, 0]
-        found, wanted, recorded = (p.reshape(-1, 3).index_select(0, rows) for p in (rendered[grid], target.pictures[grid], target.recorded(grid)))
-        psnr = -10 * math.log10(max(float((found - wanted).square().mean()), 1e-8)) if len(rows) else 0.0
+        """Running PSNR, and the sums of the colour corrections, over one in `_SPARSE` pixels where they show the foreground."""
+        first = self.step % _SPARSE
+        pixels = first + _SPARSE * (target.mattes.flatten()[first::_SPARSE] > 0.98).nonzero()[:, 0]
+        found, wanted = (p.reshape(-1, 3).index_select(0, pixels) for p in (rendered, target.pictures))
+        recorded = target.recorded(pixels)
+        psnr = -10 * math.log10(max(float((found - wanted).square().mean()), 1e-8)) if len(pixels) else 0.0
         mix = 0.0 if self.psnr == 0 else 0.9
         self.psnr, self.loss_mean = mix * self.psnr + (1 - mix) * psnr, mix * self.loss_mean + (1 - mix) * loss
-        counts = solid.sum(1).tolist()
+        counts = torch.bincount(pixels // target.mattes[0].numel(), minlength=len(target.ids)).tolist()
         for camera, own, picture in zip(target.ids, found.cpu().split(counts), recorded.cpu().split(counts), strict=True):
             self.colors.observe(camera, own, picture)
 
