@@ -42,7 +42,7 @@ def test_steps_are_measured_part_by_part() -> None:
     assert 0 < times.cpu_min <= times.cpu_median and 0 < times.wall_min <= times.wall_median
     parts = {p.name: p for p in times.parts}
     assert parts["splat backward"].per_step == parts["Adam"].per_step == parts["skin"].per_step == 1
-    assert parts["running figures"].per_step == pytest.approx(0.2) and 0 < parts["densification"].per_step < 0.1
+    assert parts["running figures"].per_step == pytest.approx(0.1, abs=0.02) and 0 < parts["densification"].per_step < 0.1
     assert "splat" in bench.table(times) and f"{len(trainer.face_ids)} Gaussians" in bench.table(times)
 
 
