@@ -27,7 +27,10 @@ from avatars.files import FULL, disk_full
 _EPILOGUE = (
     ("the whole way on the sample capture, ending in the browser", "avatars demo"),
     ("the same on a capture of yours, unattended", "avatars demo --capture studio/take-07 --out out/take-07 --no-view"),
-    ("an avatar driven by a Live Link Face recording, with sound", "avatars drive out/demo/avatar --codes take.csv --audio take.wav --out clip.mp4"),
+    (
+        "an avatar driven by a Live Link Face recording, with sound",
+        "avatars drive out/demo/avatar --codes take.csv --audio take.wav --out clip.mp4",
+    ),
 )
 
 
@@ -41,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _fail(str(error))
         return 2
     except KeyboardInterrupt:
-        _fail(f"\nInterrupted. What was finished is kept; to go on where it stopped, run the same again:\n  {shlex.join(['avatars', *arguments])}")
+        _fail(
+            f"\nInterrupted. What was finished is kept; to go on where it stopped, run the same again:\n  {shlex.join(['avatars', *arguments])}"
+        )
         return 130
     except BrokenPipeError:
         return 0
@@ -104,7 +109,13 @@ def _without_command(arguments: list[str]) -> int:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = ["usage: avatars COMMAND [OPTIONS]", "", "Photoreal, animatable head avatars from multi-view captures, on a CPU or on CUDA.", "", "commands:"]
+    lines = [
+        "usage: avatars COMMAND [OPTIONS]",
+        "",
+        "Photoreal, animatable head avatars from multi-view captures, on a CPU or on CUDA.",
+        "",
+        "commands:",
+    ]
     lines += [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
     lines += ["", _examples(_EPILOGUE), "", "`avatars COMMAND --help` explains one command; `avatars --version` says which this is."]
     return "\n".join(lines)
@@ -186,7 +197,9 @@ def _plain(box: str) -> str:
     return sentence if sentence.endswith((".", "!", "?")) else f"{sentence}."
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
     print(f"note: {message}", file=sys.stderr)
 
 

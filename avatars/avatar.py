@@ -215,7 +215,9 @@ def load_avatar(folder: str | Path) -> Avatar:
         raise AvatarError(f"{folder} is not an avatar (no manifest.json). Make one with `avatars train TRACKED --out {folder}`.")
     m = read_json(folder / "manifest.json", "avatar")
     if not isinstance(m, dict) or m.get("kind") != KIND:
-        raise AvatarError(f"{folder} is not an avatar: manifest.json does not say kind {KIND!r}. Give the folder that `avatars train` wrote.")
+        raise AvatarError(
+            f"{folder} is not an avatar: manifest.json does not say kind {KIND!r}. Give the folder that `avatars train` wrote."
+        )
     if m.get("version") != VERSION:
         raise AvatarError(f"{folder} has version {m.get('version')}; this program reads {VERSION}. Train the avatar again.")
     remedy = "Train the avatar again, or copy the folder again."

@@ -69,7 +69,10 @@ def synthetic(size: int = 256, frames: int = 12, seed: int = 0) -> tuple[Tracked
     shaped = head.settle(head.mean_identity())
     canonical = sample_surface(head, shaped.vertices, 30_000, generator)
     where = shaped.vertices[head.faces[canonical.face_ids]].mean(1)
-    canonical = with_colors(canonical, 0.5 + 0.25 * torch.sin(where * torch.tensor([90.0, 70.0, 110.0])) + 0.1 * torch.rand(len(canonical), 1, generator=generator))
+    canonical = with_colors(
+        canonical,
+        0.5 + 0.25 * torch.sin(where * torch.tensor([90.0, 70.0, 110.0])) + 0.1 * torch.rand(len(canonical), 1, generator=generator),
+    )
     expression = 0.3 * torch.rand(frames, head.E, generator=generator) * (torch.rand(frames, head.E, generator=generator) > 0.7)
     joints = 0.05 * torch.randn(frames, head.J, 3, generator=generator)
     codes = HeadPose(expression, joints, 0.1 * torch.randn(frames, 3, generator=generator), torch.zeros(frames, 3))
@@ -87,7 +90,9 @@ def synthetic(size: int = 256, frames: int = 12, seed: int = 0) -> tuple[Tracked
     cache = PictureCache(tracked, 1e6)
     for t in range(frames):
         vertices = head.vertices(shaped, codes[t])[0]
-        means, quats, scales = ops.bind(vertices, head.faces, canonical.face_ids, canonical.means, canonical.quats, canonical.log_scales, log_scales=True)
+        means, quats, scales = ops.bind(
+            vertices, head.faces, canonical.face_ids, canonical.means, canonical.quats, canonical.log_scales, log_scales=True
+        )
         image = render(Gaussians(means, quats, scales, torch.full((len(means),), 0.9), canonical.sh), cameras)
         pictures = (torch.cat([image.color, image.alpha], 3).clamp(0, 1) * 255).round().byte().numpy()
         for c in range(4):
@@ -139,7 +144,9 @@ def gate(size: int = 48) -> dict[str, float]:
     figures |= {k: float((gradients[k] - v).norm() / v.norm().clamp_min(1e-30)) for k, v in right.items()}
     wrong = [k for k, v in figures.items() if not v <= (LOSS_LIMIT if k == "loss" else GRADIENT_LIMIT)]
     if wrong or gradients.keys() != right.keys():
-        raise AvatarError(f"The kernels and the reference disagree about a training step: {', '.join(f'{k} by {figures[k]:.1e}' for k in wrong)}.")
+        raise AvatarError(
+            f"The kernels and the reference disagree about a training step: {', '.join(f'{k} by {figures[k]:.1e}' for k in wrong)}."
+        )
     return figures
 
 

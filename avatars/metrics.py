@@ -134,7 +134,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except PermissionError:
         raise
     except pickle.UnpicklingError:  # torch's own text goes on for lines and advises to switch the protection off
-        raise UserError(f"LPIPS weights {path} hold something other than tensors, which is never opened, or are damaged. {remedy}") from None
+        raise UserError(
+            f"LPIPS weights {path} hold something other than tensors, which is never opened, or are damaged. {remedy}"
+        ) from None
     except Exception as error:  # a damaged file shows as nearly anything
         raise UserError(f"LPIPS weights {path} are damaged or something else ({type(error).__name__}). {remedy}") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
@@ -149,7 +151,9 @@ def _first(state: dict[str, Tensor], path: Path, shape: tuple[int, ...], *names:
     for name in names:
         if name in state:
             if state[name].numel() != math.prod(shape):
-                raise UserError(f"LPIPS weights {path}: {name} is {list(state[name].shape)}, AlexNet's is {list(shape)}. Give the weights for AlexNet.")
+                raise UserError(
+                    f"LPIPS weights {path}: {name} is {list(state[name].shape)}, AlexNet's is {list(shape)}. Give the weights for AlexNet."
+                )
             return state[name].float().reshape(shape)
     raise UserError(f"LPIPS weights {path} lack {' or '.join(names)}. Give AlexNet's convolutions and the five linear layers in one file.")
 

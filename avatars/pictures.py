@@ -129,7 +129,9 @@ def load_batch(cache: PictureCache, t: int, camera_ids: tuple[int, ...], margin:
     return Batch(t, camera_ids, cut, torch.from_numpy(images))
 
 
-def batches(cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3) -> Generator[Batch]:
+def batches(
+    cache: PictureCache, frames: np.ndarray, usable: np.ndarray, views: int, seed: int, first: int, ahead: int = 3
+) -> Generator[Batch]:
     """Endless batches of steps `first`, `first`+1, …; one thread decodes what up to `ahead` of them lack in the cache.
 
     A batch whose pictures are there is put together by who asks for it: a thread that did so for every step would hold up the

@@ -46,7 +46,9 @@ def tracked_codes(avatar: Avatar, sequence: str) -> Codes:
     )  # fmt: skip
 
 
-def draw(avatar: Avatar, pose: HeadPose, camera: Cameras, background: Sequence[float] | Tensor = (1.0, 1.0, 1.0), backend: str = "auto") -> Image:
+def draw(
+    avatar: Avatar, pose: HeadPose, camera: Cameras, background: Sequence[float] | Tensor = (1.0, 1.0, 1.0), backend: str = "auto"
+) -> Image:
     """One frame as one camera sees it, in that camera's colours where it is one of the capture's."""
     image = render(avatar.at(pose), camera, torch.zeros(3), backend)
     color = avatar.recolored(image, camera).color

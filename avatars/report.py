@@ -168,7 +168,9 @@ def _chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label
     parts = []
     for y in round_ticks(y0, y1):
         a, b = at(x0, y), at(x1, y)
-        parts.append(f"<polyline class=grid points='{a} {b}'/><text x={left - 6} y={float(a.split(',')[1]) + 4:.0f} text-anchor=end>{_tick(y)}</text>")
+        parts.append(
+            f"<polyline class=grid points='{a} {b}'/><text x={left - 6} y={float(a.split(',')[1]) + 4:.0f} text-anchor=end>{_tick(y)}</text>"
+        )
     for i, (name, (px, py)) in enumerate(lines.items()):
         color = _COLORS[i % len(_COLORS)]
         points = [at(x, y) for x, y in zip(px, py, strict=True) if math.isfinite(y)]
@@ -176,7 +178,9 @@ def _chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label
             cx, cy = points[0].split(",")
             parts.append(f"<circle cx={cx} cy={cy} r=3 fill='{color}'/>")
         parts.append(f"<polyline class=line stroke='{color}' points='{' '.join(points)}'/>")
-        parts.append(f"<text x={left + 10 + 190 * (i % 3)} y={20 + 15 * (i // 3)} style='fill:{color}' class=key>{html.escape(name)}</text>")
+        parts.append(
+            f"<text x={left + 10 + 190 * (i % 3)} y={20 + 15 * (i // 3)} style='fill:{color}' class=key>{html.escape(name)}</text>"
+        )
     parts.append(f"<text x={width - 8} y={height - 6} text-anchor=end>{x_label} {_tick(x0)}–{_tick(x1)}</text>")
     parts.append(f"<text x={left} y={height - 6}>{y_label}</text>")
     return f"<svg viewBox='0 0 {width} {height}' role=img>{''.join(parts)}</svg>"

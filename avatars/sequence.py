@@ -167,7 +167,9 @@ def load_tracked(folder: str | Path) -> TrackedSequence:
     m = read_json(folder / "manifest.json", "tracked sequence")
     if not isinstance(m, dict) or m.get("kind") != "avatars.tracked_sequence":
         kind = m.get("kind") if isinstance(m, dict) else None
-        raise AvatarError(f"{folder} is not a tracked sequence (kind {kind!r} in manifest.json). Give the folder that `avatars track` wrote.")
+        raise AvatarError(
+            f"{folder} is not a tracked sequence (kind {kind!r} in manifest.json). Give the folder that `avatars track` wrote."
+        )
     if m.get("version") != VERSION:
         raise AvatarError(f"{folder} has version {m.get('version')}; this program reads {VERSION}. Track the capture again.")
     remedy = f"Delete {folder} and track the capture again."
@@ -198,7 +200,9 @@ def read_segments(rows: Any) -> tuple[Segment, ...]:
     """Segments of a manifest's [[name, start, stop], …]; ValueError unless they lie one behind the other from frame 0 on."""
     segments = tuple(Segment(plain_name(name, "sequence"), int(start), int(stop)) for name, start, stop in rows)
     ends = [0, *(s.stop for s in segments)]
-    if any(s.start != before or s.stop <= s.start for s, before in zip(segments, ends, strict=False)) or len({s.name for s in segments}) < len(segments):
+    if any(s.start != before or s.stop <= s.start for s, before in zip(segments, ends, strict=False)) or len(
+        {s.name for s in segments}
+    ) < len(segments):
         raise ValueError(f"the sequences {rows} do not lie one behind the other")
     return segments
 
@@ -214,5 +218,7 @@ def _read(path: Path, mode: int) -> np.ndarray:
     picture = cv2.imread(str(path), mode)
     if picture is None:
         state = "is damaged. Delete it and run" if path.exists() else "does not exist. Run"
-        raise AvatarError(f"{path} {state} the tracking again (`avatars track` or `avatars demo`, as before): it decodes only the clips in which frames are missing.")
+        raise AvatarError(
+            f"{path} {state} the tracking again (`avatars track` or `avatars demo`, as before): it decodes only the clips in which frames are missing."
+        )
     return picture

@@ -43,7 +43,14 @@ class View:
 
 
 def sample_shell(
-    head: HeadModel, neutral: Tensor, frames: FaceFrames, views: list[View], count: int, generator: torch.Generator, degree: int = 1, depth: float = 0.012
+    head: HeadModel,
+    neutral: Tensor,
+    frames: FaceFrames,
+    views: list[View],
+    count: int,
+    generator: torch.Generator,
+    degree: int = 1,
+    depth: float = 0.012,
 ) -> CanonicalGaussians:
     """At most `count` Gaussians that fill the hull above the mesh to `depth` metres below the hull's surface.
 

@@ -63,7 +63,10 @@ class Targets:
         if halved:
             cameras = _halved_cameras(cameras)
         backgrounds, rows = self._backgrounds(step, len(ids)).to(self.device), torch.tensor(ids)
-        inverse, windows = self.colors.inverse.index_select(0, rows).to(self.device), self._windows(batch.t).index_select(0, rows.to(self.device))
+        inverse, windows = (
+            self.colors.inverse.index_select(0, rows).to(self.device),
+            self._windows(batch.t).index_select(0, rows.to(self.device)),
+        )
         pictures, mattes, weights = ops.compose(images, inverse, backgrounds, windows=windows, Ks=cameras.Ks, halve=halved)
         assert weights is not None
         return Target(cameras, ids, images, halved, backgrounds, pictures, mattes, weights)

@@ -48,7 +48,9 @@ def bake_texture(avatar: Avatar, size: int = 0, backend: str = "auto") -> Tensor
     sum_of_weights = vertices.new_zeros(len(points), 1)
     for camera in _cameras_around(vertices):
         picture = render(gaussians, camera, torch.zeros(3), backend)
-        surface = rasterize_mesh(transform(camera.viewmats, vertices[None]).contiguous(), head.faces, camera.Ks, camera.width, camera.height)[2][0]
+        surface = rasterize_mesh(
+            transform(camera.viewmats, vertices[None]).contiguous(), head.faces, camera.Ks, camera.width, camera.height
+        )[2][0]
         pixels, depth = project_points(points, camera.viewmats[0], camera.Ks[0])
         rgba = _sample(torch.cat([picture.color[0], picture.alpha[0]], -1), pixels)
         nearest = _sample(surface[..., None], pixels)[:, 0]
@@ -68,7 +70,13 @@ def bake_texture(avatar: Avatar, size: int = 0, backend: str = "auto") -> Tensor
 def render_textured(avatar: Avatar, vertices: Tensor, texture: Tensor, camera: Cameras, background: tuple[float, float, float]) -> Image:
     """The head's mesh, vertices [V, 3], with a baked texture [S, S, 3], through one camera; not shaded, for light is baked in."""
     head = avatar.head
-    ids, bary, depth = rasterize_mesh(transform(camera.viewmats.to(vertices), vertices[None]).contiguous(), head.faces, camera.Ks.to(vertices), camera.width, camera.height)
+    ids, bary, depth = rasterize_mesh(
+        transform(camera.viewmats.to(vertices), vertices[None]).contiguous(),
+        head.faces,
+        camera.Ks.to(vertices),
+        camera.width,
+        camera.height,
+    )
     hit = ids[0] >= 0
     uv = _blend(head.uvs, head.uv_faces, ids[0][hit].long(), bary[0][hit])
     color = vertices.new_tensor(background).expand(camera.height, camera.width, 3).clone()
@@ -125,7 +133,9 @@ def _sample(picture: Tensor, pixels: Tensor) -> Tensor:
     """[P, K] bilinear values of picture [H, W, K] at pixels [P, 2] (x, y; first centre at 0.5)."""
     H, W, _ = picture.shape
     grid = 2 * pixels / pixels.new_tensor([W, H]) - 1
-    return F.grid_sample(picture.permute(2, 0, 1)[None], grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)[0, :, 0].T
+    return F.grid_sample(picture.permute(2, 0, 1)[None], grid[None, None], mode="bilinear", padding_mode="border", align_corners=False)[
+        0, :, 0
+    ].T
 
 
 def _triangle_colors(avatar: Avatar) -> Tensor:

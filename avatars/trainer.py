@@ -49,7 +49,9 @@ class Trainer:
         self.colors = CameraColors(len(tracked.cameras), config.color_ridge)
         self.targets = Targets(tracked, self.head, self.shaped, self.colors, config, device)
         # Means may lie `reach` from their triangle's centre without cost: hair reaches farther than skin.
-        self.penalties = ops.Penalties(config.position_weight, config.scale_weight, config.opacity_weight, config.max_scale, config.deform.regulariser)
+        self.penalties = ops.Penalties(
+            config.position_weight, config.scale_weight, config.opacity_weight, config.max_scale, config.deform.regulariser
+        )
         self.lpips = None
         if config.lpips_weight > 0:
             from avatars.metrics import load_lpips
@@ -185,7 +187,14 @@ class Trainer:
         c = self.config
         local, vertices = self._local(), self.head.vertices(self.shaped, pose).squeeze(0)
         means, quats, scales, sh, cost = deform.carried(
-            self.model if tuned else None, self._deform_params(), local, deform.frame_code(pose), vertices, self.head.faces, self.penalties, self.reach
+            self.model if tuned else None,
+            self._deform_params(),
+            local,
+            deform.frame_code(pose),
+            vertices,
+            self.head.faces,
+            self.penalties,
+            self.reach,
         )
         cameras = target.cameras
         splat = ops.splat(
@@ -365,4 +374,3 @@ class Trainer:
             self.head.to("cpu"), self.tracked.identity, self._local().detach().to("cpu"), self.config.deformation, self.config.deform,
             parameters, {n: self.colors.affine[i] for i, n in enumerate(names) if n in trained}, timeline, provenance,
         )  # fmt: skip
-

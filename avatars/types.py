@@ -52,8 +52,7 @@ class Cameras(_Movable):
         c = len(self.names)
         if tuple(self.Ks.shape) != (c, 3, 3) or tuple(self.viewmats.shape) != (c, 4, 4):
             raise ValueError(
-                f"Cameras: {c} names need Ks [{c},3,3] and viewmats [{c},4,4], "
-                f"got {tuple(self.Ks.shape)} and {tuple(self.viewmats.shape)}"
+                f"Cameras: {c} names need Ks [{c},3,3] and viewmats [{c},4,4], got {tuple(self.Ks.shape)} and {tuple(self.viewmats.shape)}"
             )
 
     def __len__(self) -> int:

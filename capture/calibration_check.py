@@ -34,7 +34,14 @@ def _check_rotations(cameras: Cameras, where: str) -> list[Finding]:
                 "Write [R t; 0 0 0 1] with an orthonormal R and no scale in it.",
             ))  # fmt: skip
         elif np.linalg.det(R) < 0:
-            findings.append(Finding("error", where, f"camera {name}: the rotation mirrors (determinant −1).", "Two axes are swapped, or one is negated: OpenCV's are x right, y down, z forward."))
+            findings.append(
+                Finding(
+                    "error",
+                    where,
+                    f"camera {name}: the rotation mirrors (determinant −1).",
+                    "Two axes are swapped, or one is negated: OpenCV's are x right, y down, z forward.",
+                )
+            )
     return findings
 
 
@@ -49,14 +56,28 @@ def _check_intrinsics(cameras: Cameras, where: str) -> list[Finding]:
                 "Intrinsics must be in pixels of these pictures, not in millimetres and not normalised.",
             ))  # fmt: skip
         elif abs(fx / fy - 1) > 0.05:
-            findings.append(Finding("warning", where, f"camera {name}: pixels are {100 * abs(fx / fy - 1):.0f} % from square.", "Check fx and fy; or the pictures were stretched."))
+            findings.append(
+                Finding(
+                    "warning",
+                    where,
+                    f"camera {name}: pixels are {100 * abs(fx / fy - 1):.0f} % from square.",
+                    "Check fx and fy; or the pictures were stretched.",
+                )
+            )
         if not (0 < cx < cameras.width and 0 < cy < cameras.height):
             findings.append(Finding(
                 "error", where, f"camera {name}: the principal point ({cx:.0f}, {cy:.0f}) lies outside of the {cameras.width}×{cameras.height} picture.",
                 'The calibration belongs to another image size: give "image_size", or scale the intrinsics.',
             ))  # fmt: skip
         elif abs(cx / cameras.width - 0.5) > 0.25 or abs(cy / cameras.height - 0.5) > 0.25:
-            findings.append(Finding("warning", where, f"camera {name}: the principal point ({cx:.0f}, {cy:.0f}) is far from the middle.", "Right for cropped pictures only."))
+            findings.append(
+                Finding(
+                    "warning",
+                    where,
+                    f"camera {name}: the principal point ({cx:.0f}, {cy:.0f}) is far from the middle.",
+                    "Right for cropped pictures only.",
+                )
+            )
     return findings
 
 
@@ -84,14 +105,32 @@ def _check_arrangement(cameras: Cameras, where: str) -> list[Finding]:
         )]  # fmt: skip
     covered = float(np.median(cameras.Ks[:, 1, 1].double().numpy() / distances)) * 0.25 / cameras.height
     if not 0.12 < covered < 2.5:
-        findings.append(Finding("warning", where, f"a head would cover {100 * covered:.0f} % of the pictures' height.", "Check focal lengths and units."))
+        findings.append(
+            Finding(
+                "warning", where, f"a head would cover {100 * covered:.0f} % of the pictures' height.", "Check focal lengths and units."
+            )
+        )
     between = np.linalg.norm(centres[:, None] - centres[None], axis=-1) + np.eye(len(cameras)) * 1e9
     i, j = np.unravel_index(between.argmin(), between.shape)
     if between[i, j] < 0.005:
-        findings.append(Finding("error", where, f"cameras {cameras.names[i]} and {cameras.names[j]} stand at the same place.", "One was calibrated under the other's name: leave one out."))
+        findings.append(
+            Finding(
+                "error",
+                where,
+                f"cameras {cameras.names[i]} and {cameras.names[j]} stand at the same place.",
+                "One was calibrated under the other's name: leave one out.",
+            )
+        )
     for name, own in zip(cameras.names, distances, strict=True):
         if not 1 / 3 < own / distance < 3:
-            findings.append(Finding("warning", where, f"camera {name} stands {own:.2f} m from the common place, the others about {distance:.2f} m.", "Check its translation."))
+            findings.append(
+                Finding(
+                    "warning",
+                    where,
+                    f"camera {name} stands {own:.2f} m from the common place, the others about {distance:.2f} m.",
+                    "Check its translation.",
+                )
+            )
     return findings
 
 

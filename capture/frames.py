@@ -69,7 +69,9 @@ def prepare_frames(
     require_usable(capture)
     folder = Path(folder)
     counts = {sequence: capture.frame_count(sequence) for sequence in capture.sequences}
-    corrections = _corrections(capture, folder, progress) if correct_color else {n: ColorCorrection.identity() for n in capture.camera_names}
+    corrections = (
+        _corrections(capture, folder, progress) if correct_color else {n: ColorCorrection.identity() for n in capture.camera_names}
+    )
     plate_hashes = {name: _hash_plate(capture.clean_plate(name)) for name in capture.camera_names}  # not kept: a studio's fill gigabytes
     clips = [(sequence, camera) for sequence in capture.sequences for camera in capture.camera_names]
     keys = {clip: _key(capture, *clip, counts[clip[0]], corrections[clip[1]], plate_hashes[clip[1]]) for clip in clips}
@@ -145,7 +147,10 @@ def _corrections(capture: Capture, folder: Path, progress: Progress) -> dict[str
         try:
             stored = read_json(path)
             if stored["key"] == key:
-                return {n: ColorCorrection(np.asarray(stored["cameras"][n]["matrix"]), stored["cameras"][n]["linear_light"]) for n in capture.camera_names}
+                return {
+                    n: ColorCorrection(np.asarray(stored["cameras"][n]["matrix"]), stored["cameras"][n]["linear_light"])
+                    for n in capture.camera_names
+                }
         except (AvatarError, KeyError, TypeError, ValueError):
             pass  # damaged by something other than us: estimating again costs seconds
     corrections = estimate_corrections(capture, progress)
@@ -196,5 +201,7 @@ def _write_frame(folder: Path, index: int, picture: np.ndarray, alpha: np.ndarra
 def _read(path: Path, mode: int) -> np.ndarray:
     picture = cv2.imread(str(path), mode)
     if picture is None:
-        raise CaptureError(f"{path} {'is damaged. Delete it and prepare' if path.exists() else 'does not exist. Prepare'} the frames again: only what is missing is decoded.")
+        raise CaptureError(
+            f"{path} {'is damaged. Delete it and prepare' if path.exists() else 'does not exist. Prepare'} the frames again: only what is missing is decoded."
+        )
     return picture

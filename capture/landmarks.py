@@ -140,7 +140,9 @@ def _face_mesh():
         try:
             from mediapipe.python.solutions.face_mesh import FaceMesh
         except ImportError as error:
-            raise UserError(f"The landmark detector needs mediapipe==0.10.21 ({error}). Install it: pip install mediapipe==0.10.21") from None
+            raise UserError(
+                f"The landmark detector needs mediapipe==0.10.21 ({error}). Install it: pip install mediapipe==0.10.21"
+            ) from None
         mesh = FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3)
         mesh.process(np.zeros((64, 64, 3), np.uint8))  # waits for the graph's threads, which start, and log, in their own time
     silent = False

@@ -218,11 +218,32 @@ def _check_exposure(clips: dict[tuple[str, str], _Clip]) -> list[Finding]:
         middles = [p[p.shape[0] // 3 : -p.shape[0] // 3, p.shape[1] // 3 : -p.shape[1] // 3] for c in own if (p := c.picture) is not None]
         clipped = np.mean([(middle.min(-1) >= 251).mean() for middle in middles]) if middles else 0.0
         if brightness < 25:
-            findings.append(Finding("warning", f"camera {camera}", f"is very dark (mean {brightness:.0f} of 255).", "Open the aperture or add light; skin should lie around 150."))
+            findings.append(
+                Finding(
+                    "warning",
+                    f"camera {camera}",
+                    f"is very dark (mean {brightness:.0f} of 255).",
+                    "Open the aperture or add light; skin should lie around 150.",
+                )
+            )
         if clipped > 0.05:
-            findings.append(Finding("warning", f"camera {camera}", f"{100 * clipped:.0f} % of the picture's middle is blown out.", "Lower the exposure: what is white has lost its colour."))
+            findings.append(
+                Finding(
+                    "warning",
+                    f"camera {camera}",
+                    f"{100 * clipped:.0f} % of the picture's middle is blown out.",
+                    "Lower the exposure: what is white has lost its colour.",
+                )
+            )
         if len(cameras) > 2 and sharp[camera] < 0.15 * np.median(list(sharp.values())):
-            findings.append(Finding("warning", f"camera {camera}", "is much softer than the others: out of focus, or smeared.", "Refocus it, or leave it out."))
+            findings.append(
+                Finding(
+                    "warning",
+                    f"camera {camera}",
+                    "is much softer than the others: out of focus, or smeared.",
+                    "Refocus it, or leave it out.",
+                )
+            )
     return findings
 
 
@@ -263,14 +284,33 @@ def _check_faces(capture: Capture, faces: dict[str, bool] | None) -> list[Findin
         return [Finding("warning", str(capture.path), "faces were not looked for: the detector cannot be loaded.", "Install mediapipe.")]
     seen = sum(faces.values())
     if faces and not seen:
-        return [Finding("error", str(capture.path), "no camera sees a face in the first frame.", "Film the face, upright, from within 60° of its front in at least one camera.")]
+        return [
+            Finding(
+                "error",
+                str(capture.path),
+                "no camera sees a face in the first frame.",
+                "Film the face, upright, from within 60° of its front in at least one camera.",
+            )
+        ]
     if len(faces) > 2 and seen < 2:
-        return [Finding("warning", str(capture.path), "only one camera sees a face in the first frame.", "Two or more front cameras locate the head far better.")]
+        return [
+            Finding(
+                "warning",
+                str(capture.path),
+                "only one camera sees a face in the first frame.",
+                "Two or more front cameras locate the head far better.",
+            )
+        ]
     return []
 
 
 def _facts(capture: Capture, faces: dict[str, bool] | None) -> dict[str, Any]:
-    facts: dict[str, Any] = {"format": capture.format, "cameras": len(capture.camera_names), "size": "×".join(map(str, capture.image_size)), "fps": round(capture.fps, 3)}
+    facts: dict[str, Any] = {
+        "format": capture.format,
+        "cameras": len(capture.camera_names),
+        "size": "×".join(map(str, capture.image_size)),
+        "fps": round(capture.fps, 3),
+    }
     for sequence in capture.sequences:
         try:
             facts[sequence] = f"{capture.frame_count(sequence)} frames" + (" with sound" if capture.audio(sequence) else "")

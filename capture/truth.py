@@ -1,10 +1,10 @@
 """Ground truth that lies beside a synthetic capture. For tests and evaluation alone: nothing that tracks or trains may import this.
 
-    truth/faces.npy                     [F, 3] triangles of the vertices below
-    truth/landmark_vertex_ids.json      {"ids": the 68 Multi-PIE points as vertex indices}
-    truth/calibration_color.json        per camera: observed = affine[:, :3] @ true + affine[:, 3]
-    truth/<sequence>/motion.npz         vertices [T, V, 3] in metres (float16, or int16 with vertices_scale and vertices_offset), expression_weights …
-    truth/<sequence>/alpha/cam_<serial>.mkv     coverage, 8 bit
+truth/faces.npy                     [F, 3] triangles of the vertices below
+truth/landmark_vertex_ids.json      {"ids": the 68 Multi-PIE points as vertex indices}
+truth/calibration_color.json        per camera: observed = affine[:, :3] @ true + affine[:, 3]
+truth/<sequence>/motion.npz         vertices [T, V, 3] in metres (float16, or int16 with vertices_scale and vertices_offset), expression_weights …
+truth/<sequence>/alpha/cam_<serial>.mkv     coverage, 8 bit
 """
 
 from __future__ import annotations

@@ -205,6 +205,8 @@ def step_of(
     optimizer = _optimizers[number]
     for name, factors in optimizer._factors().items():
         if factors.found:
-            raise RuntimeError(f"Adam: a compiled step found the factored gradient of {name!r}: compile the backward pass too, or factor nothing")
+            raise RuntimeError(
+                f"Adam: a compiled step found the factored gradient of {name!r}: compile the backward pass too, or factor nothing"
+            )
     moving = {name: Moving(*tensors) for name, *tensors in zip(names, params, grads, m, v, strict=True)}
     optimizer._move(moving, rows)

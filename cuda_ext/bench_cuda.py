@@ -119,9 +119,7 @@ def training_step(scene: Scene, width: int, height: int, draw: str) -> Callable[
 
     def other() -> object:
         active = drawn | {"scales": drawn["scales"].exp(), "opacities": drawn["opacities"].sigmoid()}
-        image = rasterization(
-            *arguments(active), width, height, near_plane=0.01, eps2d=0.3, sh_degree=degree, packed=False
-        )[0]
+        image = rasterization(*arguments(active), width, height, near_plane=0.01, eps2d=0.3, sh_degree=degree, packed=False)[0]
         if draw == "gsplat":
             l1, ssim = reference.l1_and_ssim(image, target)
             loss = 0.8 * l1 + 0.2 * (1 - ssim)

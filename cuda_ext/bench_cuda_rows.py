@@ -41,7 +41,9 @@ def _loss(report: Report, device: str, small: bool) -> None:
 
 def _adam(report: Report, device: str, small: bool) -> None:
     n = 100 if small else 100_000
-    tensors: dict[str, Tensor] = dict(zip(("means", "quats", "scales", "opacities", "sh"), _leaves(device, (n, 3), (n, 4), (n, 3), (n,), (n, 16, 3)), strict=True))
+    tensors: dict[str, Tensor] = dict(
+        zip(("means", "quats", "scales", "opacities", "sh"), _leaves(device, (n, 3), (n, 4), (n, 3), (n,), (n, 16, 3)), strict=True)
+    )
     for tensor in tensors.values():
         tensor.grad = torch.randn_like(tensor)
     fused = torch.optim.Adam(tensors.values(), lr=1e-3, fused=True)

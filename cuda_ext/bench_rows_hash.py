@@ -30,7 +30,10 @@ def gate() -> dict[str, float | bool]:
     grid = HashGrid.build(levels=6, log2_size=9, base=4, growth=1.7)
     g = torch.Generator().manual_seed(0)
     positions = torch.rand(300, 3, generator=g)
-    inputs = [positions, torch.randn(grid.rows, 2, generator=g)], [positions, torch.randn(grid.rows, 5, 2, generator=g), torch.rand(300, 5, generator=g)]
+    inputs = (
+        [positions, torch.randn(grid.rows, 2, generator=g)],
+        [positions, torch.randn(grid.rows, 5, 2, generator=g), torch.rand(300, 5, generator=g)],
+    )
     upstream = torch.randn(300, grid.channels, generator=g)
     figures: dict[str, float | bool] = {}
     for name, function, tensors in zip(("hash", "ensemble"), (hash_grid.hash_encode, hash_grid.hash_encode_blended), inputs, strict=True):

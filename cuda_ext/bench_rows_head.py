@@ -81,9 +81,19 @@ def blend_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
 def _carried(n: int, device: str = "cpu", faces_wide: int = 90) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Arguments of `carry`: (the mesh's faces, each Gaussian's, their reach), (name → leaf)."""
     vertices, faces = head_like_mesh(2 * faces_wide // 3, faces_wide)
-    shapes = {"basis": (n, 10, 12), "weights": (12,), "means": (n, 3), "quats": (n, 4), "log_scales": (n, 3), "sh": (n, 4, 3), "logits": (n,)}
+    shapes = {
+        "basis": (n, 10, 12),
+        "weights": (12,),
+        "means": (n, 3),
+        "quats": (n, 4),
+        "log_scales": (n, 3),
+        "sh": (n, 4, 3),
+        "logits": (n,),
+    }
     leaves = {"vertices": vertices} | {k: 0.3 * torch.randn(s) for k, s in shapes.items()}
-    return [faces.to(device), torch.randint(len(faces), (n,)).to(device), torch.full((n,), 1.5, device=device)], {k: v.to(device).requires_grad_() for k, v in leaves.items()}
+    return [faces.to(device), torch.randint(len(faces), (n,)).to(device), torch.full((n,), 1.5, device=device)], {
+        k: v.to(device).requires_grad_() for k, v in leaves.items()
+    }
 
 
 _PENALTIES = ops.Penalties(0.01, 1.0, 0.002, 1.0, 0.01)
@@ -130,4 +140,6 @@ def carry_row(n: int, threads: int, seconds: float, compare: bool) -> Row:
         for leaf in leaves.values():
             leaf.grad = None
 
-    return measure("carry forward+backward+Adam", f"{n // 1000}k × 12 on {len(fixed[0]) // 1000}k", threads, run, seconds, plain if compare else None)
+    return measure(
+        "carry forward+backward+Adam", f"{n // 1000}k × 12 on {len(fixed[0]) // 1000}k", threads, run, seconds, plain if compare else None
+    )

@@ -24,7 +24,8 @@ def gate(device: str = "cpu") -> dict[str, float | bool]:
         results.append((color.detach(), torch.autograd.grad(color, leaves, upstream.to(dtype))))
     (color, gradients), (exact_color, exact_gradients) = results
     figures: dict[str, float | bool] = {
-        "march_odd": float(odd / len(samples.starts)), "composite_max": float((color - exact_color).abs().max())
+        "march_odd": float(odd / len(samples.starts)),
+        "composite_max": float((color - exact_color).abs().max()),
     }
     return figures | {f"v_{k}": relative(a, b) for k, a, b in zip(("densities", "colors"), gradients, exact_gradients, strict=True)}
 
@@ -52,6 +53,13 @@ def ray_rows(size: int, threads: int, seconds: float, compare: bool) -> list[Row
         torch.autograd.grad(color, leaves, upstream)
 
     return [
-        measure("march", f"{rays / 1000:.0f}k rays, {count // 1000}k", threads, lambda: field.march(ops.march), seconds, marched if compare else None),
+        measure(
+            "march",
+            f"{rays / 1000:.0f}k rays, {count // 1000}k",
+            threads,
+            lambda: field.march(ops.march),
+            seconds,
+            marched if compare else None,
+        ),
         measure("composite forward+backward", f"{count // 1000}k samples", threads, composited, seconds, plain if compare else None),
     ]

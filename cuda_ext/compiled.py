@@ -70,7 +70,8 @@ def _splat(*args) -> list[Tensor]:
     names = ("near", "eps2d", "antialiased", "sh_degree", "log_scales", "logit_opacities")
     scene, backgrounds, size, options = args[:7], args[7], args[8:10], dict(zip(names, args[10:16], strict=True))
     statistics = numbered_statistics(args[16])
-    if statistics is not None and torch.is_grad_enabled():  # the forward pass again, of the backward half: its contributions have been counted
+    # With gradients this is the forward pass again, of the backward half: its contributions have been counted.
+    if statistics is not None and torch.is_grad_enabled():
         statistics = replace(statistics, contributions=torch.zeros_like(statistics.contributions))
     out = ops.splat(*scene, *size, backgrounds=backgrounds, statistics=statistics, **options)
     assert out.depth is not None
@@ -166,7 +167,9 @@ def _hash_encode_blended(positions, tables, weights, scales, resolutions, offset
     return [hash_grid.hash_encode_blended(grid, positions, tables, weights)]
 
 
-def _skin(rest, joints, shapes, turns, skin_weights, pose_shapes, expression, angles, rotation, translation, parents, scale) -> list[Tensor]:
+def _skin(
+    rest, joints, shapes, turns, skin_weights, pose_shapes, expression, angles, rotation, translation, parents, scale
+) -> list[Tensor]:
     rig = ops.Rig(rest, joints, shapes, turns, skin_weights, tuple(parents), scale, pose_shapes)
     return [ops.skin(rig, expression, angles, rotation, translation)]
 
@@ -204,7 +207,10 @@ _define(
     "blend",
     "Tensor basis, Tensor weights, Tensor means, Tensor quats, Tensor sh, bool with_size",
     lambda *args: list(ops.blend(*args[:5], with_size=args[5])),
-    lambda basis, weights, means, quats, sh, size: [*(torch.empty_like(t) for t in (means, quats, sh)), *([means.new_empty(())] if size else [])],
+    lambda basis, weights, means, quats, sh, size: [
+        *(torch.empty_like(t) for t in (means, quats, sh)),
+        *([means.new_empty(())] if size else []),
+    ],
     (0, 1, 2, 3, 4),
 )
 _define(

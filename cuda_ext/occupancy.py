@@ -97,13 +97,17 @@ def table(kernels: list[Kernel]) -> str:
     for k in sorted(kernels, key=lambda k: (k.name, k.architecture)):
         share, limit = k.occupancy() if k.threads else (float("nan"), "")
         occupancy = f"{share:.0%}" if k.threads else ""
-        lines.append(f"{k.name:44} {k.architecture:3} {k.threads or '':7} {k.registers:9} {k.spilled or '':8} {k.shared or '':7} {occupancy:>9}  {limit}")
+        lines.append(
+            f"{k.name:44} {k.architecture:3} {k.threads or '':7} {k.registers:9} {k.spilled or '':8} {k.shared or '':7} {occupancy:>9}  {limit}"
+        )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m cuda_ext.occupancy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m cuda_ext.occupancy", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("files", nargs="*", help="names in cuda_ext/cuda, e.g. project.cu; all when none are given")
     parser.add_argument("--architectures", nargs="+", type=int, default=[75, 80, 86, 90], choices=sorted(LIMITS))
     options = parser.parse_args(argv)

@@ -27,7 +27,9 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     lazy: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
             lazy.update(ast.walk(node))
     found = []
     for node in ast.walk(tree):
@@ -72,7 +74,9 @@ def test_no_hidden_devices_pickles_or_evals() -> None:
             assert not called.endswith(".cuda"), f"{path}: .cuda() hides a device; follow the inputs' device"
             assert called not in ("eval", "exec", "pickle.load", "pickle.loads"), f"{path}: {called}"
             if called == "torch.load":
-                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), f"{path}: torch.load without weights_only=True"
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), (
+                    f"{path}: torch.load without weights_only=True"
+                )
             if called == "np.load":
                 assert not any(k.arg == "allow_pickle" and ast.unparse(k.value) == "True" for k in node.keywords), f"{path}: allow_pickle"
 

@@ -128,7 +128,9 @@ def test_flags_may_stand_before_the_command(line: str, name: str | None, rest: l
         (["train", "nowhere", "--steps", "0", "--minutes", "0"], "minutes or steps must be positive"),
     ],
 )
-def test_errors_are_one_line_with_a_remedy(arguments: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_errors_are_one_line_with_a_remedy(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     captured = capsys.readouterr()
@@ -147,7 +149,9 @@ def test_errors_are_one_line_with_a_remedy(arguments: list[str], message: str, c
         (OSError(28, "No space left on device"), "The disk is full. Free some space"),
     ],
 )
-def test_what_the_file_system_refuses_is_one_line(error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_what_the_file_system_refuses_is_one_line(
+    error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def refused(*_: Any) -> None:
         raise error
 
@@ -200,7 +204,10 @@ def test_interrupts_say_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_a_full_disk_and_a_closed_door_are_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    for error, message in ((OSError(28, "No space left", "out/a"), "disk is full"), (PermissionError(13, "denied", "/root/a"), "may not be")):
+    for error, message in (
+        (OSError(28, "No space left", "out/a"), "disk is full"),
+        (PermissionError(13, "denied", "/root/a"), "may not be"),
+    ):
 
         def failing(*_: Any, error: OSError = error) -> None:
             raise error
@@ -221,7 +228,11 @@ def test_cuda_that_is_not_there() -> None:
 
 
 def test_colours() -> None:
-    assert parse_color("white") == (1, 1, 1) and parse_color("#ff8000") == pytest.approx((1, 128 / 255, 0)) and parse_color("0.1,0.2,1") == (0.1, 0.2, 1)
+    assert (
+        parse_color("white") == (1, 1, 1)
+        and parse_color("#ff8000") == pytest.approx((1, 128 / 255, 0))
+        and parse_color("0.1,0.2,1") == (0.1, 0.2, 1)
+    )
     for text in ("", "#ff80", "1,2,3", "a,b,c", "0.1,0.2"):
         with pytest.raises(UserError):
             parse_color(text)
@@ -279,7 +290,12 @@ def test_all_stages_once_then_none(job: Job, capsys: pytest.CaptureFixture) -> N
     assert go(job, fakes) == ALL
     assert go(job, fakes) == []
     text = capsys.readouterr().out
-    assert "[5/5] Filming" in text and "finished before" in text and f"avatars view {job.avatar}" in text and str(job.out / "report.html") in text
+    assert (
+        "[5/5] Filming" in text
+        and "finished before" in text
+        and f"avatars view {job.avatar}" in text
+        and str(job.out / "report.html") in text
+    )
     manifest = json.loads((job.out / "stages" / "train.json").read_text())
     assert manifest["stage"] == "train" and manifest["figures"] == {"figure": 1.5} and manifest["outputs"] == ["avatar/manifest.json"]
 
@@ -428,7 +444,9 @@ def test_check_tells_and_stops_the_demo(
     assert (tmp_path / "out" / "check.json").exists(), "what was found is there to read either way"
 
 
-def test_track_and_view_and_bench_get_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_track_and_view_and_bench_get_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     from types import SimpleNamespace
 
     import capture.track.pipeline

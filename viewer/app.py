@@ -62,9 +62,7 @@ class _Kept:
 class Viewer:
     """`with Viewer(stage) as viewer: print(viewer.url)`."""
 
-    def __init__(
-        self, stage: Stage, host: str = "127.0.0.1", port: int = 0, token: str | None = None, hosts: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, stage: Stage, host: str = "127.0.0.1", port: int = 0, token: str | None = None, hosts: tuple[str, ...] = ()) -> None:
         import viser
         from viser import _messages as messages
 
@@ -79,7 +77,9 @@ class Viewer:
         self._curves: dict[tuple[str, str], np.ndarray] = {}  # (camera, avatar) → figures
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        page = Page(f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound, self._thumbnail)
+        page = Page(
+            f"{stage.name} · Avatar viewer", Path(str(viser.__file__)).parent / "client/build/index.html", self._sound, self._thumbnail
+        )
         bar = Bar(self._find, self.curve, lambda: self.watcher.state if self.watcher is not None else "")
 
         async def socket(connection: Any) -> bool:
@@ -159,7 +159,16 @@ class Viewer:
         session.splats = SplatDisplay(client)
         panels = Panels(client, session, self.live)
         client.gui.add_html(f'<i id="session" data-key="{html.escape(key, quote=True)}" hidden></i>', order=1e6)
-        kept = _Kept(Guest(key, session, display, {"snapshot": panels.save_picture, **self._training_actions()}, lambda old: self._inherit(session, old)), panels)
+        kept = _Kept(
+            Guest(
+                key,
+                session,
+                display,
+                {"snapshot": panels.save_picture, **self._training_actions()},
+                lambda old: self._inherit(session, old),
+            ),
+            panels,
+        )
         with self._lock:
             if client.client_id not in self.server.get_clients():
                 return
@@ -316,9 +325,14 @@ def serve(
     try:
         viewer = Viewer(stage, host, port, token)
     except OSError as error:
-        raise UserError(f"cannot listen on {host}:{port}: {error}. Give an address of this machine, and --port 0 for any free port.") from None
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error}. Give an address of this machine, and --port 0 for any free port."
+        ) from None
     watcher = Watcher(
-        avatar_dir, stage.tracked, lambda avatar: viewer.change_stage(lambda: stage.adopt(avatar)), lambda text: setattr(stage, "status", text)
+        avatar_dir,
+        stage.tracked,
+        lambda avatar: viewer.change_stage(lambda: stage.adopt(avatar)),
+        lambda text: setattr(stage, "status", text),
     )
     viewer.watcher = watcher
     with viewer, watcher:
@@ -354,5 +368,3 @@ class _quiet:
 
     def __exit__(self, *_: object) -> None:
         self._console.file = self._file
-
-

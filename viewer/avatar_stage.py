@@ -46,7 +46,12 @@ class AvatarStage:
     """See `viewer.stage.Stage`. `tracked` brings the truth pictures, `others` are further avatars to compare with."""
 
     def __init__(
-        self, avatar: Avatar, tracked: TrackedSequence | None = None, others: Sequence[Avatar] = (), backend: str = "auto", name: str | None = None
+        self,
+        avatar: Avatar,
+        tracked: TrackedSequence | None = None,
+        others: Sequence[Avatar] = (),
+        backend: str = "auto",
+        name: str | None = None,
     ) -> None:
         self.tracked, self.backend = tracked, backend
         line = avatar.timeline
@@ -67,7 +72,9 @@ class AvatarStage:
         self.avatars: tuple[str, ...] = ()
         self.references: tuple[str, ...] = ()
         self._list_avatars()
-        self._range = torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).cpu().numpy() if line.frame_count else None
+        self._range = (
+            torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).cpu().numpy() if line.frame_count else None
+        )
         self.place = self._find_place()
         self._rig = CameraRig(line.cameras, tracked, self.place, self.held_out)
         self.figures: Mapping[str, str] = self._figures()
@@ -111,7 +118,11 @@ class AvatarStage:
 
     def sound(self, sequence: str) -> Path | None:
         """See `viewer.stage.Stage`."""
-        return self._repertoire.sound(sequence) or self.avatar.audio(sequence) or (self.tracked.audio(sequence) if self.tracked is not None else None)
+        return (
+            self._repertoire.sound(sequence)
+            or self.avatar.audio(sequence)
+            or (self.tracked.audio(sequence) if self.tracked is not None else None)
+        )
 
     @torch.no_grad()
     def measure(self, frame: int, camera: str, subject: str) -> np.ndarray | None:
@@ -251,7 +262,11 @@ class AvatarStage:
             raise AvatarError(f"camera {request.camera} has no picture of this frame; choose another camera or frame.")
         smaller = cameras.width < truth[0].shape[1]
         picture = cv2.resize(truth[0], (cameras.width, cameras.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-        return draw_lines(picture, self.avatar, self._ensemble.posed("", request.time, request.controls)[0], cameras) if request.lines else picture
+        return (
+            draw_lines(picture, self.avatar, self._ensemble.posed("", request.time, request.controls)[0], cameras)
+            if request.lines
+            else picture
+        )
 
     # Cameras -----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ NONE = "Choose…"
 class AvatarsPanel:
     """Builds the tab in the current container. `tell` shows a sentence, `attempt` does something or says why it cannot be done."""
 
-    def __init__(self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(
+        self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]
+    ) -> None:
         self.session, self.gui, self.tell, self.attempt = session, client.gui, tell, attempt
         self._offered: tuple[Any, ...] = ()
         with self.gui.add_folder("On the stage"):
@@ -105,7 +107,9 @@ class AvatarsPanel:
         self._lent: dict[str, tuple[str, str]] = {}
         self._hint = gui.add_markdown("Open another avatar to let this one do what that one did.")
         self._performance: Any = gui.add_dropdown("Recording", (NONE,), visible=False)
-        self._play = gui.add_button("Perform it", icon="player-play", hint="On the first avatar; it becomes one more sequence, with its sound.", visible=False)
+        self._play = gui.add_button(
+            "Perform it", icon="player-play", hint="On the first avatar; it becomes one more sequence, with its sound.", visible=False
+        )
 
         @self._play.on_click
         def _(_: Any) -> None:

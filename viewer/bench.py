@@ -26,7 +26,13 @@ from viewer.browser import chromium, missing, open_viewer
 from viewer.session import Session
 from viewer.stage import Stage
 
-BARS = {"playing_fps": (20.0, "≥"), "slider_p50_ms": (120.0, "≤"), "slider_p95_ms": (250.0, "≤"), "two_clients_fps": (10.0, "≥"), "sound_drift_ms": (40.0, "≤")}
+BARS = {
+    "playing_fps": (20.0, "≥"),
+    "slider_p50_ms": (120.0, "≤"),
+    "slider_p95_ms": (250.0, "≤"),
+    "two_clients_fps": (10.0, "≥"),
+    "sound_drift_ms": (40.0, "≤"),
+}
 
 _COUNT_PICTURES = """
 window.avPictures = []; window.avKeys = [];

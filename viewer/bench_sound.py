@@ -110,7 +110,9 @@ def figures(times: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     }
 
 
-def sound_drift(stage: Stage, browser: Any, width: int, height: int, seconds: float, keep: Callable[[Any], object] = lambda _: None) -> dict[str, float]:
+def sound_drift(
+    stage: Stage, browser: Any, width: int, height: int, seconds: float, keep: Callable[[Any], object] = lambda _: None
+) -> dict[str, float]:
     """Play `stage` for `seconds` in a page of that size; `keep` is given the page while it plays."""
     with tempfile.TemporaryDirectory() as folder, Viewer(cast(Stage, Marked(stage, seconds + 10, Path(folder)))) as viewer:
         context = browser.new_context(viewport={"width": width, "height": height})

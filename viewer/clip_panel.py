@@ -23,7 +23,9 @@ PROGRESS_SECONDS = 0.25
 class ClipPanel:
     """Builds the tab in the current container. `tell` shows a sentence in the page."""
 
-    def __init__(self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(
+        self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]
+    ) -> None:
         self.client, self.session, self.gui, self.tell = client, session, client.gui, tell
         self._film: Film | None = None
         with self.gui.add_folder("Performance"):
@@ -41,9 +43,13 @@ class ClipPanel:
 
     def _performance(self) -> None:
         gui, session = self.gui, self.session
-        load = gui.add_upload_button("Load a performance", icon="upload", hint="Live Link Face CSV, JSON or npz; it becomes one more sequence.")
+        load = gui.add_upload_button(
+            "Load a performance", icon="upload", hint="Live Link Face CSV, JSON or npz; it becomes one more sequence."
+        )
         format = gui.add_dropdown("Save as", tuple(FORMATS))
-        save = gui.add_button("Save this sequence", icon="download", hint="With the expressions that you hold.", visible=session.stage.timeline is not None)
+        save = gui.add_button(
+            "Save this sequence", icon="download", hint="With the expressions that you hold.", visible=session.stage.timeline is not None
+        )
 
         @load.on_upload
         def _(_: Any) -> None:  # in a thread: reading a long take takes a while
@@ -72,7 +78,9 @@ class ClipPanel:
 
     def _filming(self) -> None:
         gui = self.gui
-        movement = gui.add_dropdown("Camera", MOVEMENTS, hint="Orbit sways before the face, turntable goes round once, camera path follows your key cameras.")
+        movement = gui.add_dropdown(
+            "Camera", MOVEMENTS, hint="Orbit sways before the face, turntable goes round once, camera path follows your key cameras."
+        )
         size = gui.add_dropdown("Size", tuple(SIZES))
         start = gui.add_button("Film this range", icon="movie", hint="The range that plays, with its sound, as MP4.")
         bar = gui.add_progress_bar(0.0, visible=False)

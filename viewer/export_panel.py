@@ -28,7 +28,9 @@ class ExportPanel:
         formats = {LABELS.get(name, name): name for name in sorted(stage.exports, key=lambda n: (n not in LABELS, [*LABELS, n].index(n)))}
         format = gui.add_dropdown("As", tuple(formats))
         about = gui.add_markdown(_plain(stage.exports[formats[format.value]]))
-        button = gui.add_button("Export", icon="package-export", hint="Expression, head and gaze as they are now, where the format freezes them.")
+        button = gui.add_button(
+            "Export", icon="package-export", hint="Expression, head and gaze as they are now, where the format freezes them."
+        )
 
         @format.on_update
         async def _(_: Any) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class FacePanel:
     """Builds the tab in the current container. `attempt` does something and shows in the page why it cannot be done."""
 
-    def __init__(self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(
+        self, client: ClientHandle, session: Session, tell: Callable[[str], None], attempt: Callable[[Callable[[], object]], None]
+    ) -> None:
         self.client, self.session, self.gui, self.tell, self.attempt = client, session, client.gui, tell, attempt
         self.sliders: dict[str, Any] = {}
         self._folders: dict[str, Any] = {}
@@ -43,7 +45,10 @@ class FacePanel:
         search = gui.add_text("Find", "", hint="Part of a name: smile, brow up, left …")
         symmetric = gui.add_checkbox("Symmetric", False, hint="Left and right move together.")
         self._follow = gui.add_checkbox(
-            "Follow clip", session.follow, hint="Expressions you do not hold play from the recording.", visible=session.stage.timeline is not None
+            "Follow clip",
+            session.follow,
+            hint="Expressions you do not hold play from the recording.",
+            visible=session.stage.timeline is not None,
         )
         buttons = gui.add_button_group("History", ("Undo", "Redo"))
         self._release = gui.add_button("Release all", hint="Every expression follows the clip again.", disabled=True)

@@ -24,7 +24,10 @@ MOST_RECORDED = 60 * 60 * 20  # frames of a take: twenty minutes at 60 a second
 
 def codes_of(values: np.ndarray, times: np.ndarray) -> Codes:
     """Codes [T] of values [T, 61] at `times` [T] seconds."""
-    angles = {name: yaw_pitch_roll(*values[:, at : at + 3].T) for name, at in (("head", WEIGHTS), ("eye_left", WEIGHTS + 3), ("eye_right", WEIGHTS + 6))}
+    angles = {
+        name: yaw_pitch_roll(*values[:, at : at + 3].T)
+        for name, at in (("head", WEIGHTS), ("eye_left", WEIGHTS + 3), ("eye_right", WEIGHTS + 6))
+    }
     looks = [i for i, n in enumerate(ARKIT_NAMES) if n.startswith("eyeLook")]
     if np.abs(values[:, looks]).max() > 1e-3:  # these turn the eyes already
         angles = {"head": angles["head"]}

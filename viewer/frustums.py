@@ -66,7 +66,9 @@ def draw_frustums(
     """Over a picture [H, W, 3] whose head covers `cover` [H, W] and is `head_depth` away; `thumbnail` gives RGB uint8 or None."""
     result = picture.copy()
     for frustum in found:
-        layer, mask = _pyramid(frustum, (picture.shape[0], picture.shape[1]), thumbnail(frustum.name), frustum.name in held_out, frustum.name == pointed)
+        layer, mask = _pyramid(
+            frustum, (picture.shape[0], picture.shape[1]), thumbnail(frustum.name), frustum.name in held_out, frustum.name == pointed
+        )
         if frustum.depth > head_depth:
             mask = mask * (1 - cover)
         result += mask[..., None] * (layer - result)
@@ -77,7 +79,9 @@ def draw_frustums(
     return result
 
 
-def _pyramid(frustum: Frustum, size: tuple[int, int], thumb: np.ndarray | None, unseen: bool, pointed: bool) -> tuple[np.ndarray, np.ndarray]:
+def _pyramid(
+    frustum: Frustum, size: tuple[int, int], thumb: np.ndarray | None, unseen: bool, pointed: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Colours [H, W, 3] and how far they cover [H, W]."""
     height, width = size
     color, mask = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)

@@ -26,11 +26,17 @@ class HeadPanel:
             self._still = gui.add_checkbox("Hold head still", False, hint="Expressions play on while the head rests.")
         with gui.add_folder("Gaze"):
             self._way = gui.add_dropdown("Eyes look", WAYS, hint="At the camera: at you, wherever you orbit.")
-            side = gui.add_slider("Sideways °", -35.0, 35.0, 0.5, 0.0, marks=(), hint="Towards the subject's left; added to the recorded gaze.")
+            side = gui.add_slider(
+                "Sideways °", -35.0, 35.0, 0.5, 0.0, marks=(), hint="Towards the subject's left; added to the recorded gaze."
+            )
             up = gui.add_slider("Up °", -30.0, 30.0, 0.5, 0.0, marks=())
-            left = gui.add_slider("Left cm", -100.0, 100.0, 1.0, 0.0, marks=(), visible=False, hint="Of the resting head, to the subject's left.")
+            left = gui.add_slider(
+                "Left cm", -100.0, 100.0, 1.0, 0.0, marks=(), visible=False, hint="Of the resting head, to the subject's left."
+            )
             above = gui.add_slider("Above cm", -100.0, 100.0, 1.0, 0.0, marks=(), visible=False)
-            front = gui.add_slider("In front cm", 12.0, 300.0, 1.0, 60.0, marks=(), visible=False, hint="Near points make the eyes converge.")
+            front = gui.add_slider(
+                "In front cm", 12.0, 300.0, 1.0, 60.0, marks=(), visible=False, hint="Near points make the eyes converge."
+            )
         reset = gui.add_button("Reset head and gaze")
         self._turns, self._by_angles, self._by_point = (turn, nod, tilt), (side, up), (left, above, front)
 
@@ -69,7 +75,9 @@ class HeadPanel:
         gaze = session.gaze
         put(self._still, session.still)
         put(self._way, gaze.way)
-        for handle, value in zip((*self._turns, *self._by_angles, *self._by_point), (*session.head, *gaze.angles, *gaze.point), strict=True):
+        for handle, value in zip(
+            (*self._turns, *self._by_angles, *self._by_point), (*session.head, *gaze.angles, *gaze.point), strict=True
+        ):
             put(handle, value)
         for handles, way in ((self._by_angles, WAYS[0]), (self._by_point, WAYS[2])):
             for handle in handles:

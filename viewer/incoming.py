@@ -59,11 +59,23 @@ class Judge:
         if check is not None:
             check(**{k: v for k, v in fields.items() if not k.startswith("_")})
 
-    def _ViewerCameraMessage(self, *, wxyz: Any, position: Any, look_at: Any, up_direction: Any, fov: Any, image_width: Any, image_height: Any, **_: Any) -> None:
-        for name, value, length in (("wxyz", wxyz, 4), ("position", position, 3), ("look_at", look_at, 3), ("up_direction", up_direction, 3)):
+    def _ViewerCameraMessage(
+        self, *, wxyz: Any, position: Any, look_at: Any, up_direction: Any, fov: Any, image_width: Any, image_height: Any, **_: Any
+    ) -> None:
+        for name, value, length in (
+            ("wxyz", wxyz, 4),
+            ("position", position, 3),
+            ("look_at", look_at, 3),
+            ("up_direction", up_direction, 3),
+        ):
             if not isinstance(value, (list, tuple)) or len(value) != length or not all(_is_number(v) and abs(v) < 1e6 for v in value):
                 raise ValueError(f"a camera's {name} is {length} numbers")
-        if not any(wxyz) or not _is_number(fov) or not 0 < fov < math.pi or not all(_is_number(v) and 0 <= v < 1e5 for v in (image_width, image_height)):
+        if (
+            not any(wxyz)
+            or not _is_number(fov)
+            or not 0 < fov < math.pi
+            or not all(_is_number(v) and 0 <= v < 1e5 for v in (image_width, image_height))
+        ):
             raise ValueError("no camera looks like this")
 
     def _GuiUpdateMessage(self, *, uuid: Any, updates: Any, **_: Any) -> None:
@@ -79,13 +91,17 @@ class Judge:
         if not isinstance(uuid, str):
             raise ValueError("a command has a name")
 
-    def _FileTransferStartUpload(self, *, source_component_uuid: Any, transfer_uuid: Any, filename: Any, mime_type: Any, part_count: Any, size_bytes: Any, **_: Any) -> None:
+    def _FileTransferStartUpload(
+        self, *, source_component_uuid: Any, transfer_uuid: Any, filename: Any, mime_type: Any, part_count: Any, size_bytes: Any, **_: Any
+    ) -> None:
         if not all(isinstance(v, str) and len(v) <= 1000 for v in (source_component_uuid, transfer_uuid, filename, mime_type)):
             raise ValueError("an upload has a file's name and kind")
         if not _is_count(size_bytes) or not _is_count(part_count) or part_count > MOST_PARTS or (part_count == 0) != (size_bytes == 0):
             raise ValueError(f"{filename[:60]}: a file of that size cannot be")
         if sum(self.announced.values()) + size_bytes > MOST_UPLOAD or len(self.announced) >= MOST_UPLOADS:
-            raise ValueError(f"{filename[:60]} is too large: {MOST_UPLOAD // 1_000_000} MB in {MOST_UPLOADS} files can be uploaded at a time")
+            raise ValueError(
+                f"{filename[:60]} is too large: {MOST_UPLOAD // 1_000_000} MB in {MOST_UPLOADS} files can be uploaded at a time"
+            )
         if transfer_uuid in self.announced:
             raise ValueError(f"{filename[:60]} is being uploaded already")
         if size_bytes:
@@ -123,7 +139,11 @@ def check_value(widget: Any, value: Any) -> None:
         good = isinstance(value, str)
     elif isinstance(known, tuple) and known and all(_is_number(k) for k in known):
         whole = "Rgb" in type(widget).__name__
-        good = isinstance(value, (list, tuple)) and len(value) == len(known) and all(_is_number(v) and (not whole or 0 <= v <= 255) and _within(widget, v) for v in value)
+        good = (
+            isinstance(value, (list, tuple))
+            and len(value) == len(known)
+            and all(_is_number(v) and (not whole or 0 <= v <= 255) and _within(widget, v) for v in value)
+        )
     else:
         good = False
     if not good:

@@ -55,7 +55,9 @@ def draw_layer(
     if layer == "Splats per triangle":
         return _numpy(render_mesh(mesh, camera, density_colors(avatar), background, shaded=False).color[0])
     if layer == "Wireframe":
-        surface = _numpy(render_mesh(mesh, camera, mesh.vertices.new_tensor(WIRE).expand(len(mesh.faces), 3), background, shaded=False).color[0])
+        surface = _numpy(
+            render_mesh(mesh, camera, mesh.vertices.new_tensor(WIRE).expand(len(mesh.faces), 3), background, shaded=False).color[0]
+        )
         return draw_lines(surface, avatar, pose, camera, most=0.9)
     raise ValueError(f"no layer {layer!r}")
 
@@ -68,7 +70,12 @@ def legend_of(request: Request, avatar: Avatar, place: Place) -> Legend | None:
         return None
     if request.layer == "Splats per triangle":
         counts = splats_per_triangle(avatar)
-        return Legend(f"Gaussians per triangle, {int((counts == 0).sum())} of {len(counts)} have none", "1", str(int(counts.max())), _css(cv2.COLORMAP_TURBO))
+        return Legend(
+            f"Gaussians per triangle, {int((counts == 0).sum())} of {len(counts)} have none",
+            "1",
+            str(int(counts.max())),
+            _css(cv2.COLORMAP_TURBO),
+        )
     if request.layer == "Depth":
         return Legend("Depth, through the head", "near", f"{200 * place.radius:.0f} cm behind", tuple(reversed(_css(cv2.COLORMAP_TURBO))))
     if request.layer == "Coverage":

@@ -20,6 +20,7 @@ PHONE, VOICE = "Phone (Live Link Face)", "Microphone"
 PHONE_HOW = "Live Link Face on a phone: *Settings → Live Link → Add target*, with this computer's address."
 PHONE_HINT = "A phone: opens the port to your network until you stop it. The microphone: your browser asks you first."
 
+
 class LivePanel:
     """Builds the tab in the current container. All browsers share one listener; each decides whether to follow it."""
 
@@ -52,7 +53,13 @@ class LivePanel:
                 session.microphone.stop() if self.source is session.microphone else link.close()
                 session.live = None
             else:
-                self._try(lambda: session.microphone.listen(names[self._driver.value]) if self.source is session.microphone else link.listen(int(self._port.value)))
+                self._try(
+                    lambda: (
+                        session.microphone.listen(names[self._driver.value])
+                        if self.source is session.microphone
+                        else link.listen(int(self._port.value))
+                    )
+                )
                 session.live = self.source if self._listening and self._follow.value else None
             session.touch()
 

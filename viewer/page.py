@@ -73,7 +73,6 @@ class Page:
         described = {"Accept-Ranges": "bytes", "Content-Range": f"bytes {first}-{last}/{len(content)}"}
         return respond(http.HTTPStatus.PARTIAL_CONTENT, content[first : last + 1], kind, described)
 
-
     def _camera(self, path: str) -> Response:
         _, _, session, camera, frame = (path.split("/") + ["", "", ""])[:5]
         numbers = [int(n) for n in (camera, frame) if n.isascii() and n.isdigit() and len(n) < 9]

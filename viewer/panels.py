@@ -126,4 +126,3 @@ class Panels:
         except (ValueError, UserError) as error:
             self.tell(str(error))
         self.session.touch()
-

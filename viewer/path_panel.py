@@ -16,7 +16,9 @@ STILL_FPS = 24.0  # of a path without a recording
 class PathPanel:
     """Builds the folder in the current container. `attempt` does something and shows in the page why it cannot be done."""
 
-    def __init__(self, client: ClientHandle, session: Session, attempt: Callable[[Callable[[], object]], None], frames: Callable[[], int]) -> None:
+    def __init__(
+        self, client: ClientHandle, session: Session, attempt: Callable[[Callable[[], object]], None], frames: Callable[[], int]
+    ) -> None:
         self.client, self.session, self.attempt, self.frames = client, session, attempt, frames
         gui = client.gui
         self._count = gui.add_text("Key cameras", "none", disabled=True)

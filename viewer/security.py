@@ -136,9 +136,7 @@ def guarded(gate: Gate, page: Page | None = None, socket: Socket | None = None) 
             if (request.headers.get("Upgrade") or "").lower() == "websocket":
                 return None
             if gate.token_in_link(request.path) is not None:  # keep the token out of the address bar and the history
-                return respond(
-                    http.HTTPStatus.SEE_OTHER, b"", "text/plain", {"Location": "/", "Set-Cookie": gate.cookie(port)}
-                )
+                return respond(http.HTTPStatus.SEE_OTHER, b"", "text/plain", {"Location": "/", "Set-Cookie": gate.cookie(port)})
             answer = page(request, port) if page is not None else None
             if answer is None:
                 try:

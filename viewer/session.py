@@ -280,7 +280,26 @@ class Session:
         with old.lock:
             transport, held, camera = old.transport, dict(old.desk.held), old.camera
             place = orbit_of(old.eye.viewmat, old.eye.fov, self.stage.place)
-            kept = {n: getattr(old, n) for n in ("mode", "layer", "against", "wipe", "gain", "lines", "background", "head", "gaze", "keys", "subject", "region", "follow", "still", "most_scale")}
+            kept = {
+                n: getattr(old, n)
+                for n in (
+                    "mode",
+                    "layer",
+                    "against",
+                    "wipe",
+                    "gain",
+                    "lines",
+                    "background",
+                    "head",
+                    "gaze",
+                    "keys",
+                    "subject",
+                    "region",
+                    "follow",
+                    "still",
+                    "most_scale",
+                )
+            }
             bounds, frame, speed, loop = transport.bounds, transport.time, transport.speed, transport.loop
         with self.lock:
             self.transport.set_bounds(*bounds)

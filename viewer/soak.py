@@ -82,7 +82,9 @@ def soak(viewer: Viewer, events: int, rounds: int, say: Callable[[str], None] = 
                 gc.collect()
                 for name, value in vitals().items():
                     report[name].append(value)
-                say(f"round {number + 1} of {rounds}: {report['events']} events, {report['memory_mb'][-1]:.1f} MB, {len(failures.texts)} errors")
+                say(
+                    f"round {number + 1} of {rounds}: {report['events']} events, {report['memory_mb'][-1]:.1f} MB, {len(failures.texts)} errors"
+                )
         except EOFError:
             failures.texts.append("the visitors died")
         finally:
@@ -127,7 +129,10 @@ class _Failures(logging.Handler):
 
     def __enter__(self) -> _Failures:
         logging.getLogger().addHandler(self)
-        self._hook, threading.excepthook = threading.excepthook, lambda a: self.texts.append(f"{a.thread and a.thread.name}: {a.exc_value!r}")
+        self._hook, threading.excepthook = (
+            threading.excepthook,
+            lambda a: self.texts.append(f"{a.thread and a.thread.name}: {a.exc_value!r}"),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +163,9 @@ def _visitors(pipe: Any, url: str, udp_port: int, events: int) -> None:
 
 async def _round(url: str, udp_port: int, events: int, number: int) -> dict[str, Any]:
     done: dict[str, Any] = {"events": 0, "pictures": 0, "refusals": 0, "saved": 0, "errors": []}
-    results = await asyncio.gather(*(_visit(url, udp_port, events, VISITORS * number + i, done) for i in range(VISITORS)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(_visit(url, udp_port, events, VISITORS * number + i, done) for i in range(VISITORS)), return_exceptions=True
+    )
     done["errors"] = [f"visitor: {r!r}" for r in results if isinstance(r, BaseException)]
     return done
 
@@ -191,11 +198,30 @@ async def _event(visitor: Visitor, chance: random.Random, names: list[str], phon
             await visitor.command("seek", chance.randrange(80))
         case 2:
             angle = chance.uniform(-1, 1)
-            await visitor.say(CAMERA | {"position": [math.sin(angle), 0.1 * chance.random(), math.cos(angle)], "wxyz": [0.0, math.cos(angle / 2), 0.0, math.sin(angle / 2)]})
+            await visitor.say(
+                CAMERA
+                | {
+                    "position": [math.sin(angle), 0.1 * chance.random(), math.cos(angle)],
+                    "wxyz": [0.0, math.cos(angle / 2), 0.0, math.sin(angle / 2)],
+                }
+            )
         case 3:
             await visitor.command("mode", chance.choice(MODES))
         case 4:
-            name, value = chance.choice((("toggle", None), ("step", 1), ("speed", 2.0), ("speed", 1.0), ("loop", None), ("wipe", 0.3), ("undo", None), ("release", None), ("look", "Front"), ("camera", 1)))
+            name, value = chance.choice(
+                (
+                    ("toggle", None),
+                    ("step", 1),
+                    ("speed", 2.0),
+                    ("speed", 1.0),
+                    ("loop", None),
+                    ("wipe", 0.3),
+                    ("undo", None),
+                    ("release", None),
+                    ("look", "Front"),
+                    ("camera", 1),
+                )
+            )
             await visitor.command(name, value)
         case 5:
             await visitor.command("canvas", [chance.randrange(160, 640), chance.randrange(120, 480)])

@@ -49,7 +49,11 @@ class ViewPanel:
         presets = self.gui.add_button_group("Look from", tuple(cameras.PRESETS))
         self._camera = self.gui.add_dropdown("Through", (FREE, *names), hint="The cameras of the capture.") if names else None
 
-        self._frustums = self.gui.add_checkbox("Show cameras", False, hint="Where they stand around the head, with their pictures: click one.") if names else None
+        self._frustums = (
+            self.gui.add_checkbox("Show cameras", False, hint="Where they stand around the head, with their pictures: click one.")
+            if names
+            else None
+        )
 
         if self._frustums is not None:
             shown = self._frustums
@@ -76,7 +80,9 @@ class ViewPanel:
         self._layer = gui.add_dropdown("Show", tuple(n for n in LAYERS if n in stage.layers))
         lines = gui.add_checkbox("Mesh lines", False, hint="The fitted mesh over the avatar and over the truth.")
         background = gui.add_rgb("Background", session.background)
-        gain = gui.add_slider("Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=bool(stage.references), hint="Brightness of the error picture.")
+        gain = gui.add_slider(
+            "Error gain", 1.0, 16.0, 1.0, session.gain, marks=(), visible=bool(stage.references), hint="Brightness of the error picture."
+        )
         quality = gui.add_dropdown("Resolution", tuple(QUALITY), hint="Automatic trades resolution for speed while things move.")
         self._drawn = gui.add_dropdown("Drawn by", DRAWN_BY, hint=f"The server sends pictures, exact when still. Browser: {NOTE}")
 

@@ -87,7 +87,9 @@ class Visitor:
                 if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                     raise error
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {patience:g} s in vain: {self.pictures} pictures, {len(self.widgets)} widgets, refused: {self.refusals[-3:]}")
+                raise TimeoutError(
+                    f"waited {patience:g} s in vain: {self.pictures} pictures, {len(self.widgets)} widgets, refused: {self.refusals[-3:]}"
+                )
             await asyncio.sleep(0.005)
 
     async def _read(self) -> None:

@@ -41,7 +41,9 @@ def avatar_in_training(folder: Path, tracked: TrackedSequence) -> Avatar:
     split = split_of(tracked, config.held_out_cameras, config.held_out_sequences, config.held_out_last)
     trainer = Trainer(tracked, head_of(tracked), split, config, PictureCache(tracked, 1.0), torch.device("cpu"))
     if not trainer.resume(folder / CHECKPOINT, inputs_hash(tracked, config)):
-        raise AvatarError(f"{folder} holds no checkpoint of a training with {tracked.folder}. Wait for the first one, or give the other capture.")
+        raise AvatarError(
+            f"{folder} holds no checkpoint of a training with {tracked.folder}. Wait for the first one, or give the other capture."
+        )
     return trainer.avatar()
 
 
@@ -71,7 +73,12 @@ class Watcher:
     """Calls `adopt(avatar)` when the folder holds a newer one, and `say(text)` with the progress of its training."""
 
     def __init__(
-        self, folder: str | Path, tracked: TrackedSequence | None, adopt: Callable[[Avatar], None], say: Callable[[str], None], interval: float = INTERVAL
+        self,
+        folder: str | Path,
+        tracked: TrackedSequence | None,
+        adopt: Callable[[Avatar], None],
+        say: Callable[[str], None],
+        interval: float = INTERVAL,
     ) -> None:
         self.folder, self.tracked, self.adopt, self.say = Path(folder), tracked, adopt, say
         self.running = False  # as of the last look

@@ -82,7 +82,13 @@ def check_number(flag: str, value: float, low: float, high: float) -> None:
 
 def parse_color(text: str) -> tuple[float, float, float]:
     """`white`, `black`, `grey`, `green`, `#rrggbb` or `r,g,b` in 0–1 → RGB in 0–1."""
-    named = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "grey": (0.5, 0.5, 0.5), "gray": (0.5, 0.5, 0.5), "green": (0.0, 0.69, 0.25)}
+    named = {
+        "white": (1.0, 1.0, 1.0),
+        "black": (0.0, 0.0, 0.0),
+        "grey": (0.5, 0.5, 0.5),
+        "gray": (0.5, 0.5, 0.5),
+        "green": (0.0, 0.69, 0.25),
+    }
     if text.lower() in named:
         return named[text.lower()]
     try:

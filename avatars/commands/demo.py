@@ -14,8 +14,14 @@ from avatars.files import claimed
 
 EXAMPLES = (
     ("the sample capture, ending in the browser", "avatars demo"),
-    ("a capture of yours, unattended; run it again after an interruption and it goes on", "avatars demo --capture studio/take-07 --out out/take-07 --no-view"),
-    ("twenty minutes of training, and other things held out", "avatars demo --capture studio/take-07 --out out/take-07 --minutes 20 --held-out-cameras 222200047 --held-out-sequences SEN-05"),
+    (
+        "a capture of yours, unattended; run it again after an interruption and it goes on",
+        "avatars demo --capture studio/take-07 --out out/take-07 --no-view",
+    ),
+    (
+        "twenty minutes of training, and other things held out",
+        "avatars demo --capture studio/take-07 --out out/take-07 --minutes 20 --held-out-cameras 222200047 --held-out-sequences SEN-05",
+    ),
 )
 SAMPLE_MINUTES = 4.0  # of training on the sample: the whole way stays below ten minutes on two cores
 

@@ -22,7 +22,10 @@ from avatars.errors import UserError
 EXAMPLES = (
     ("a Live Link Face take with its sound", "avatars drive out/demo/avatar --codes take.csv --audio take.wav --out clip.mp4"),
     ("what another avatar did, with its sound", "avatars drive out/anna/avatar --codes out/demo/avatar --sequence SEN-1 --out clip.mp4"),
-    ("seconds 2 to 7 of a mirrored recording whose pitch goes the other way", "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --start 2 --end 7 --out clip.mp4"),
+    (
+        "seconds 2 to 7 of a mirrored recording whose pitch goes the other way",
+        "avatars drive out/demo/avatar --codes take.csv --mirror --invert pitch --start 2 --end 7 --out clip.mp4",
+    ),
 )
 MOST_FRAMES = 1_000_000  # of a video; more is a mistake in the codes' times
 
@@ -89,7 +92,9 @@ class Drive:
         fps = self.fps or min(codes.fps, 60.0)
         check_number("--fps", fps, 1, MOST_FPS)
         if codes.duration * fps > MOST_FRAMES:
-            raise UserError(f"{self.codes} lasts {codes.duration:.0f} s, {codes.duration * fps:.0f} frames. Drive a part of it: --start, --end.")
+            raise UserError(
+                f"{self.codes} lasts {codes.duration:.0f} s, {codes.duration * fps:.0f} frames. Drive a part of it: --start, --end."
+            )
         codes = codes.resampled(fps)
         device = choose_device(self.device)
 

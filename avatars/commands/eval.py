@@ -11,7 +11,10 @@ from avatars.errors import UserError
 
 EXAMPLES = (
     ("against the sequence that it was trained from; report.json and report.html go beside the avatar", "avatars eval out/demo/avatar"),
-    ("every held-out picture, with LPIPS", "avatars eval out/demo/avatar --novel-views 100000 --reenactments 100000 --lpips-weights lpips_alex.pth --out out/full"),
+    (
+        "every held-out picture, with LPIPS",
+        "avatars eval out/demo/avatar --novel-views 100000 --reenactments 100000 --lpips-weights lpips_alex.pth --out out/full",
+    ),
 )
 
 

@@ -9,8 +9,14 @@ from avatars.commands import Console, existing_folder
 from avatars.commands.shot import AvatarFolder, Moment, MomentFlags
 
 EXAMPLES = (
-    ("a smile as a splat file that any viewer opens", "avatars export out/demo/avatar --expression mouthSmileLeft=1 mouthSmileRight=1 --out smile.ply"),
-    ("one page that opens from disk: sliders, head, gaze, the recordings with their sound", "avatars export out/demo/avatar --format html --out anna.html"),
+    (
+        "a smile as a splat file that any viewer opens",
+        "avatars export out/demo/avatar --expression mouthSmileLeft=1 mouthSmileRight=1 --out smile.ply",
+    ),
+    (
+        "one page that opens from disk: sliders, head, gaze, the recordings with their sound",
+        "avatars export out/demo/avatar --format html --out anna.html",
+    ),
     ("the whole avatar, to take it to another machine", "avatars export out/demo/avatar --format avatar --out handover/anna"),
 )
 

@@ -87,7 +87,13 @@ STEPS: tuple[Step, ...] = (
     Step("check", "Checking the capture", lambda j: _key(j, "check"), lambda j: (j.out / "check.json",), lambda w: w.check),
     Step("track", "Tracking the head", lambda j: _key(j, "track"), lambda j: (j.tracked / "manifest.json",), lambda w: w.track),
     Step("train", "Training the avatar", lambda j: _key(j, "train"), lambda j: (j.avatar / "manifest.json",), lambda w: w.train),
-    Step("eval", "Measuring it on what was held out", lambda j: _key(j, "eval"), lambda j: (j.out / "report.json", j.out / "report.html"), lambda w: w.measure),
+    Step(
+        "eval",
+        "Measuring it on what was held out",
+        lambda j: _key(j, "eval"),
+        lambda j: (j.out / "report.json", j.out / "report.html"),
+        lambda w: w.measure,
+    ),
     Step("film", "Filming it beside the recording", lambda j: _key(j, "film"), lambda j: (j.film,), lambda w: w.film),
 )
 

@@ -19,9 +19,18 @@ from avatars.commands.shot import AvatarFolder, Moment, MomentFlags, Shot, ShotF
 from avatars.errors import UserError
 
 EXAMPLES = (
-    ("a still of a smile from the front, twice the captured height", "avatars render out/demo/avatar --expression mouthSmileLeft=1 mouthSmileRight=1 --height 704 --out smile.png"),
-    ("the sentence again, with its sound, from a camera that sways", "avatars render out/demo/avatar --sequence SEN-1 --path orbit --out speaking.mp4"),
-    ("once round the head in six seconds, on black", "avatars render out/demo/avatar --path turntable --seconds 6 --background black --out round.mp4"),
+    (
+        "a still of a smile from the front, twice the captured height",
+        "avatars render out/demo/avatar --expression mouthSmileLeft=1 mouthSmileRight=1 --height 704 --out smile.png",
+    ),
+    (
+        "the sentence again, with its sound, from a camera that sways",
+        "avatars render out/demo/avatar --sequence SEN-1 --path orbit --out speaking.mp4",
+    ),
+    (
+        "once round the head in six seconds, on black",
+        "avatars render out/demo/avatar --path turntable --seconds 6 --background black --out round.mp4",
+    ),
 )
 
 
@@ -127,5 +136,3 @@ class Render:
 def command() -> type:
     """The flags of `avatars render`."""
     return Render
-
-

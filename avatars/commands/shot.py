@@ -100,7 +100,9 @@ class Moment:
                     raise UserError(f"--frame {self.frame}: {self.sequence} has {len(poses)} frames, counted from 0.")
                 poses = poses[self.frame % len(poses)]
         elif self.frame:
-            raise UserError(f"--frame {self.frame} is a frame of which sequence? Give --sequence: {', '.join(s.name for s in avatar.timeline.segments)}.")
+            raise UserError(
+                f"--frame {self.frame} is a frame of which sequence? Give --sequence: {', '.join(s.name for s in avatar.timeline.segments)}."
+            )
         else:
             poses = rest_pose(avatar)
         weights = poses.expression.clone()

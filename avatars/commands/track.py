@@ -13,7 +13,10 @@ from avatars.errors import UserError
 
 EXAMPLES = (
     ("a studio capture, into out/take-07/tracked", "avatars track studio/take-07"),
-    ("two sequences of it, with another head and the face at rest in the first frame", "avatars track studio/take-07 --sequences EXP-1 SEN-1 --head heads/ict-facekit --reference EXP-1:0 --out out/tracked"),
+    (
+        "two sequences of it, with another head and the face at rest in the first frame",
+        "avatars track studio/take-07 --sequences EXP-1 SEN-1 --head heads/ict-facekit --reference EXP-1:0 --out out/tracked",
+    ),
     ("a single video of one person", "avatars track webcam.mp4 --out out/me/tracked"),
 )
 

@@ -12,8 +12,14 @@ from avatars.commands import Console, Device, choose_device, existing_folder
 
 EXAMPLES = (
     ("eight minutes on everything", "avatars train out/take-07/tracked"),
-    ("with cameras and a sequence held out to measure it on afterwards", "avatars train out/take-07/tracked --held-out-cameras 100000004 100000012 --held-out-sequences SEN-1"),
-    ("settings from a file, one of them changed", "avatars train out/take-07/tracked --config configs/train-fast.toml --gaussians 60000 --out out/take-07/fine"),
+    (
+        "with cameras and a sequence held out to measure it on afterwards",
+        "avatars train out/take-07/tracked --held-out-cameras 100000004 100000012 --held-out-sequences SEN-1",
+    ),
+    (
+        "settings from a file, one of them changed",
+        "avatars train out/take-07/tracked --config configs/train-fast.toml --gaussians 60000 --out out/take-07/fine",
+    ),
 )
 
 

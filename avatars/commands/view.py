@@ -11,7 +11,10 @@ from avatars.commands.shot import AvatarFolder
 EXAMPLES = (
     ("open it", "avatars view out/demo/avatar"),
     ("three trainings of one capture, one against another", "avatars view out/demo/avatar --compare out/longer/avatar out/sharper/avatar"),
-    ("beside the recording that it was tracked from, on a fixed port, without opening a browser", "avatars view out/demo/avatar --tracked out/demo/tracked --port 8080 --no-browser"),
+    (
+        "beside the recording that it was tracked from, on a fixed port, without opening a browser",
+        "avatars view out/demo/avatar --tracked out/demo/tracked --port 8080 --no-browser",
+    ),
 )
 
 

@@ -126,7 +126,9 @@ def recipe(tracked: TrackedSequence, small: bool = False) -> TrainConfig:
     return TrainConfig(gaussians=24_000, deform=DeformSettings(bases=12)) if small else TrainConfig()
 
 
-def held_out(config: TrainConfig, tracked: TrackedSequence, cameras: tuple[str, ...] | None, sequences: tuple[str, ...] | None) -> TrainConfig:
+def held_out(
+    config: TrainConfig, tracked: TrackedSequence, cameras: tuple[str, ...] | None, sequences: tuple[str, ...] | None
+) -> TrainConfig:
     """The config with something held out: as asked for, as the config says, else chosen (see `pipeline`)."""
     names = [s.name for s in tracked.segments]
     if cameras is None and not config.held_out_cameras:

@@ -61,7 +61,9 @@ def open_driver(path: str | os.PathLike, sequence: str = "") -> Codes:
     if path.is_dir():
         inside = next((path / n for n in ("codes.npz", "sequences.npz") if (path / n).is_file()), None)
         if inside is None:
-            raise UserError(f"codes: {path} is a folder without codes. Give a recorded performance ({_known('read')}), or a tracked sequence.")
+            raise UserError(
+                f"codes: {path} is a folder without codes. Give a recorded performance ({_known('read')}), or a tracked sequence."
+            )
         path = inside
     driver = _for_suffix(path, "read")
     if not path.is_file():

@@ -59,7 +59,9 @@ def retarget(codes: Codes, head: Rig, base: HeadPose | None = None, root: Root =
             "Names must be ARKit's, or those of the head."
         )
     if moving and not quiet:
-        warnings.warn(f"the head has no {_short(moving, 8)}; what the codes do with {'it' if len(moving) == 1 else 'them'} is left out", stacklevel=2)
+        warnings.warn(
+            f"the head has no {_short(moving, 8)}; what the codes do with {'it' if len(moving) == 1 else 'them'} is left out", stacklevel=2
+        )
     rotation, translation = _root(codes, base, root)
     return HeadPose(torch.from_numpy(expression), joints, rotation, translation)
 

@@ -28,7 +28,9 @@ def write(avatar: Avatar, pose: HeadPose, path: Path) -> dict[str, Any]:
     avatar = avatar.to("cpu")
     pose = pose.to("cpu")
     local = deform.find(avatar.deformation).apply(dict(avatar.parameters), avatar.gaussians, deform.frame_code(pose))
-    rows = ply.raw_rows(local.means.detach(), local.sh.detach(), local.logit_opacities.detach(), local.log_scales.detach(), local.quats.detach())
+    rows = ply.raw_rows(
+        local.means.detach(), local.sh.detach(), local.logit_opacities.detach(), local.log_scales.detach(), local.quats.detach()
+    )
     rows = np.concatenate([rows, local.face_ids.numpy()[:, None].astype("<f4")], 1)
     ply.write_table(path, PROPERTIES, rows, comment="GaussianAvatars, triangle-local")
     mesh = path.with_suffix(".obj")

@@ -167,9 +167,7 @@ class MacroTargets:
 
     def __init__(self, source: Source, kept: np.ndarray, count: int) -> None:
         paths = source.targets("macrodetails")
-        self.ancestry = {
-            (r, g, a): source.offsets(paths[f"{r}-{g}-{a}"], count)[kept] for r, g, a in product(_ANCESTRIES, _GENDERS, _AGES)
-        }
+        self.ancestry = {(r, g, a): source.offsets(paths[f"{r}-{g}-{a}"], count)[kept] for r, g, a in product(_ANCESTRIES, _GENDERS, _AGES)}
         self.universal = {
             (g, a, m, w): source.offsets(paths[f"universal-{g}-{a}-{m}muscle-{w}weight"], count)[kept]
             for g, a, m, w in product(_GENDERS, _AGES, _LEVELS, _LEVELS)

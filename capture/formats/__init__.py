@@ -149,7 +149,10 @@ def _kind_of_ours(path: Path) -> str:
         kind = read_json(manifest).get("kind", "") if manifest.is_file() else ""
     except (AvatarError, AttributeError):
         return ""
-    kinds = {"avatars.tracked_sequence": "a tracked sequence: go on with `avatars train`", "avatars.avatar": "an avatar: go on with `avatars view`"}
+    kinds = {
+        "avatars.tracked_sequence": "a tracked sequence: go on with `avatars train`",
+        "avatars.avatar": "an avatar: go on with `avatars view`",
+    }
     return kinds.get(kind, "")
 
 

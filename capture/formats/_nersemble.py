@@ -175,7 +175,9 @@ def color_corrections(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     corrections = {}
     for name, matrix in matrices.items():
         if matrix.shape in ((3, 3), (4, 3)) and not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3])) > 1e-4):
-            raise CaptureError(f"{path}: the matrix of camera {name} maps all colours to few. Restore it, or remove it: corrections are then estimated.")
+            raise CaptureError(
+                f"{path}: the matrix of camera {name} maps all colours to few. Restore it, or remove it: corrections are then estimated."
+            )
         if matrix.shape == (3, 3):
             corrections[name] = ColorCorrection(np.concatenate([matrix, np.zeros((3, 1))], 1), linear_light=True)
         elif matrix.shape == (4, 3):

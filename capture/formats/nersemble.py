@@ -1,10 +1,10 @@
 """NeRSemble v2: one video per camera and sequence.
 
-    calibration/camera_params.json      world_2_cam {serial: 4×4, OpenCV, metres}, intrinsics 3×3 or {serial: 3×3}; optional image_size, units
-    calibration/color_calibration.json  optional
-    sequences/<SEQ>/images/cam_<serial>.mp4
-    sequences/<SEQ>/audio.wav           optional
-    BACKGROUND/image_<serial>.png|jpg   optional clean plates, also under sequences/, or as a sequence BACKGROUND of videos
+calibration/camera_params.json      world_2_cam {serial: 4×4, OpenCV, metres}, intrinsics 3×3 or {serial: 3×3}; optional image_size, units
+calibration/color_calibration.json  optional
+sequences/<SEQ>/images/cam_<serial>.mp4
+sequences/<SEQ>/audio.wav           optional
+BACKGROUND/image_<serial>.png|jpg   optional clean plates, also under sequences/, or as a sequence BACKGROUND of videos
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """NeRSemble v1: one picture per camera and frame.
 
-    calibration/camera_params.json or camera_params.json
-    sequences/<SEQ>/[timesteps/]frame_<n>/images-2x-73fps/cam_<serial>.png
-    BACKGROUND/image_<serial>.png|jpg   optional clean plates
+calibration/camera_params.json or camera_params.json
+sequences/<SEQ>/[timesteps/]frame_<n>/images-2x-73fps/cam_<serial>.png
+BACKGROUND/image_<serial>.png|jpg   optional clean plates
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def open_folder(path: Path) -> NersembleV1Capture:
     sequences = tuple(sorted({_sequence_of(f) for f in folders}))
     notes += shared.sequence_notes(path, sequences) + shared.color_notes(path, names)
     rate = re.search(r"(\d+)fps", pictures[0].parent.name)
-    return NersembleV1Capture(path, tuple(names), cameras, sequences, float(rate.group(1)) if rate else 73.0, tuple(notes), pictures[0].parent.name)
+    return NersembleV1Capture(
+        path, tuple(names), cameras, sequences, float(rate.group(1)) if rate else 73.0, tuple(notes), pictures[0].parent.name
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class NersembleV1Capture(shared.Participant):
             yield picture[..., 1]
 
     def sources(self, sequence: str, camera: str) -> tuple[Path, ...]:
-        return tuple(next(iter((f / self.images).glob(f"cam_{camera}.*")), f / self.images / f"cam_{camera}.png") for f in self._folders[sequence])
+        return tuple(
+            next(iter((f / self.images).glob(f"cam_{camera}.*")), f / self.images / f"cam_{camera}.png") for f in self._folders[sequence]
+        )
 
 
 def _frame_folders(path: Path) -> Iterator[Path]:

@@ -90,7 +90,9 @@ def _calibration(capture: Capture, folder: Path, size: tuple[int, int]) -> None:
     cameras = capture.cameras.resized(*size)
     intrinsics = {name: K.double().numpy().round(4).tolist() for name, K in zip(cameras.names, cameras.Ks, strict=True)}
     extrinsics = {name: source["world_2_cam"][name] for name in cameras.names}
-    write_json(folder / "calibration" / "camera_params.json", {"world_2_cam": extrinsics, "intrinsics": intrinsics, "image_size": list(size)})
+    write_json(
+        folder / "calibration" / "camera_params.json", {"world_2_cam": extrinsics, "intrinsics": intrinsics, "image_size": list(size)}
+    )
 
 
 def _truth(capture: Capture, folder: Path, size: tuple[int, int]) -> None:
@@ -115,7 +117,12 @@ def _truth(capture: Capture, folder: Path, size: tuple[int, int]) -> None:
         deltas = np.diff(steps, axis=0, prepend=np.zeros_like(steps[:1])).astype(np.int16)
         motion: dict[str, Any] = {k: v for k, v in truth.motion(sequence).items() if k in ("expression_weights", "expression_names", "head_rotation", "head_translation", "gaze_deg", "jaw_angle_deg")}  # fmt: skip
         (folder / sequence).mkdir()
-        arrays: dict[str, Any] = {"vertices": deltas, "vertices_scale": np.float32(QUANTUM), "vertices_offset": np.float32(0), "vertices_delta": np.bool_(True)}
+        arrays: dict[str, Any] = {
+            "vertices": deltas,
+            "vertices_scale": np.float32(QUANTUM),
+            "vertices_offset": np.float32(0),
+            "vertices_delta": np.bool_(True),
+        }
         np.savez_compressed(folder / sequence / "motion.npz", **arrays, **motion)
     for sequence, camera in ALPHA:
         if sequence in capture.sequences and camera in capture.camera_names and truth.has_alpha(sequence, camera):

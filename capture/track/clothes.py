@@ -22,7 +22,9 @@ _POINTS = 100  # of the shoulders, that are held still
 _ROBUST_MM = 2.0
 
 
-def clothes_to_outline(head: HeadModel, identity: Identity, pose: HeadPose, cameras: Cameras, masks: Sequence[np.ndarray], rounds: int) -> Identity:
+def clothes_to_outline(
+    head: HeadModel, identity: Identity, pose: HeadPose, cameras: Cameras, masks: Sequence[np.ndarray], rounds: int
+) -> Identity:
     """The identity with shoulders and neck on the outlines `masks` (uint8 [H, W]) of all cameras in the frame of `pose`; the rest stays.
 
     Each round bends the surface smoothly towards what is left, so that many small ones fit what a single one could not without creases.

@@ -64,7 +64,9 @@ def reprojection(positions: Tensor, cameras: Cameras, observed: Tensor, weights:
     return _sum_over_cameras(e, R, observed, weights, robust_mm)
 
 
-def differences(positions: Tensor, pairs: Tensor, cameras: Cameras, observed: Tensor, weights: Tensor, robust_mm: float) -> tuple[Quadratic3, Tensor]:
+def differences(
+    positions: Tensor, pairs: Tensor, cameras: Cameras, observed: Tensor, weights: Tensor, robust_mm: float
+) -> tuple[Quadratic3, Tensor]:
     """The same for the difference of the points of each pair [Q, 2]: where lids and lips stand relative to each other.
 
     A detector's common error cancels, so that eyes and lips close when they do in the picture. weights [T, C, Q].

@@ -81,7 +81,11 @@ def _fit_many(task: Task) -> Fit:
         )
     scale, R, t = place_head(rig.points.template, points[0], trust[0])
     if not 0.5 < float(scale) < 2.0:
-        remedy = f"divide the translations of world_2_cam by {float(scale):.0f}" if float(scale) > 1 else f"multiply them by {1 / float(scale):.0f}"
+        remedy = (
+            f"divide the translations of world_2_cam by {float(scale):.0f}"
+            if float(scale) > 1
+            else f"multiply them by {1 / float(scale):.0f}"
+        )
         raise CaptureError(
             f"{capture.path}: the face is {float(scale):.3g} times as large as a human one. The unit of the calibration is not metres: {remedy}."
         )

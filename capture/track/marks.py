@@ -108,7 +108,9 @@ def seen_weights(rig: LandmarkRig, identity: Identity, pose: HeadPose, observati
     return observations.weights * rig.reliability * ((cosine - 0.15) / 0.35).clamp(0, 1)
 
 
-def landmark_term(rig: LandmarkRig, observations: Observations, weights: Tensor, sigma_mm: float, pair_sigma_mm: float, robust_mm: float) -> Term:
+def landmark_term(
+    rig: LandmarkRig, observations: Observations, weights: Tensor, sigma_mm: float, pair_sigma_mm: float, robust_mm: float
+) -> Term:
     """All landmarks, and the distances of lids and lips as terms of their own: eyes and lips close when they do in the picture."""
 
     def energy(lin: Linearised, frames: Tensor) -> Quadratic:

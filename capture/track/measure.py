@@ -108,4 +108,3 @@ def visible_face(vertices: np.ndarray, faces: np.ndarray, landmarks: np.ndarray,
     inside = (vertices[:, 1] > chin - 0.002) & (vertices[:, 1] < brow + 0.03)
     inside &= (vertices[:, 0] > outline[:, 0].min()) & (vertices[:, 0] < outline[:, 0].max())
     return np.flatnonzero(inside & (seen.visible > 0.2))
-

@@ -45,7 +45,11 @@ NARROWEST_FACE = 60  # pixels; what a detector takes for a smaller one may be an
 
 
 def track(
-    capture: Capture | str | Path, out: str | Path, head: HeadModel | None = None, config: TrackConfig | None = None, progress: Progress = silent
+    capture: Capture | str | Path,
+    out: str | Path,
+    head: HeadModel | None = None,
+    config: TrackConfig | None = None,
+    progress: Progress = silent,
 ) -> TrackedSequence:
     """Track a capture into the folder `out`; CaptureError says what makes a capture impossible to track, and the remedy."""
     if isinstance(capture, (str, Path)):
@@ -66,7 +70,9 @@ def track(
     store = prepare_frames(capture, out / "frames", progress, workers=config.workers)
     footage = read_footage(capture, store, out / "landmarks", config, progress)
     stages, times = out / "stages", {}
-    key = content_hash(VERSION, head.content_hash(), footage.points.tobytes(), _cameras_hash(capture.cameras), str(capture.fps), config.reference)
+    key = content_hash(
+        VERSION, head.content_hash(), footage.points.tobytes(), _cameras_hash(capture.cameras), str(capture.fps), config.reference
+    )
 
     def stage(name: str, settings, make: Callable[[], Fit]) -> Fit:
         nonlocal key
@@ -83,10 +89,16 @@ def track(
     fit = stage("first", [shared, asdict(config.landmarks)], lambda: first_fit(capture, head, footage, config, progress))
     if config.shape.rounds:
         before = fit
-        fit = stage("shape", [asdict(config.shape)], lambda: replace(before, identity=refine_shape(head, before, footage, config, progress)))
+        fit = stage(
+            "shape", [asdict(config.shape)], lambda: replace(before, identity=refine_shape(head, before, footage, config, progress))
+        )
     if config.motion.rounds:
         still = fit
-        fit = stage("motion", [asdict(config.motion)], lambda: replace(still, pose=refine_motion(head, still, footage, config, progress, capture.fps)))
+        fit = stage(
+            "motion",
+            [asdict(config.motion)],
+            lambda: replace(still, pose=refine_motion(head, still, footage, config, progress, capture.fps)),
+        )
     finished = _finished(out, key, progress)
     if finished is not None:
         return finished
@@ -119,7 +131,11 @@ def read_footage(capture: Capture, store: FrameStore, folder: Path, config: Trac
             progress("finding landmarks", done, total, {"faces": f"{100 * np.isfinite(points[:, :, 0, 0]).sum() / done:.0f}%"})
     widest = float(np.nan_to_num(np.ptp(points[..., 0], axis=2)).max())
     if widest < NARROWEST_FACE:
-        found = f"The widest face found in {capture.path} has {widest:.0f} pixels." if widest else f"No face is found in any picture of {capture.path}."
+        found = (
+            f"The widest face found in {capture.path} has {widest:.0f} pixels."
+            if widest
+            else f"No face is found in any picture of {capture.path}."
+        )
         raise CaptureError(
             f"{found} Tracking needs a face that is seen from the front by at least one camera, at least {NARROWEST_FACE} pixels wide and upright. "
             f"Look at the pictures in {store.folder}: if they are turned, turn the videos; if the face is small, crop them."
@@ -159,7 +175,9 @@ def _read_stage(path: Path, key: str, capture: Capture) -> Fit | None:
     return Fit(cameras, Identity(tensors["coefficients"], tensors.get("offsets"), scale), pose, reference)
 
 
-def _finish(capture, out: Path, head: HeadModel, head_given: bool, config: TrackConfig, footage: Footage, fit: Fit, times, key: str) -> TrackedSequence:
+def _finish(
+    capture, out: Path, head: HeadModel, head_given: bool, config: TrackConfig, footage: Footage, fit: Fit, times, key: str
+) -> TrackedSequence:
     for segment in footage.segments:
         source = capture.audio(segment.name)
         if source is not None:

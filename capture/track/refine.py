@@ -96,7 +96,9 @@ def _with_teeth_behind_lips(head: HeadModel, identity: Identity, pose: HeadPose,
     return displaced(head, identity, pose, delta)
 
 
-def _identity_to_surface(head, identity: Identity, pose: HeadPose, vertices: Tensor, evidence: SurfaceEvidence, skin: Tensor, config: TrackConfig) -> Identity:
+def _identity_to_surface(
+    head, identity: Identity, pose: HeadPose, vertices: Tensor, evidence: SurfaceEvidence, skin: Tensor, config: TrackConfig
+) -> Identity:
     """A step of the coefficients towards the measured surface, point to plane; the scalp's hair and the clothes are not the identity's."""
     face = head.region_vertices("face", "lips", "eyelids", "nose", "brows", "ears", "neck")
     ids = face[torch.isin(face, skin) & (evidence.weight[face] > 0)]
@@ -112,7 +114,9 @@ def _identity_to_surface(head, identity: Identity, pose: HeadPose, vertices: Ten
 
     term = vertex_term(settle(head, identity), ids, energy)
     still = torch.zeros(1, dtype=torch.bool)
-    return fit_identity(head, [term], identity, pose, torch.zeros(1, dtype=torch.int64), config.priors, still, free_pose=False, largest_step=2.0)
+    return fit_identity(
+        head, [term], identity, pose, torch.zeros(1, dtype=torch.int64), config.priors, still, free_pose=False, largest_step=2.0
+    )
 
 
 def refine_motion(head: HeadModel, fit: Fit, footage: Footage, config: TrackConfig, progress: Progress, fps: float) -> HeadPose:
@@ -174,4 +178,3 @@ def _spread(cameras: Cameras, chosen: list[int], count: int) -> list[int]:
     while len(picked) < count:
         picked.append(int((view @ view[picked].T).amax(1).argmin()))
     return sorted(chosen[i] for i in picked)
-

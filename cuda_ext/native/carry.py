@@ -57,7 +57,9 @@ class CarryFunction(torch.autograd.Function):
         args = abi.AvCarryBackward(_arguments(tensors, costly, ctx.penalties, ctx.kept.tensor))
         args.v_out[:], args.v_in[:] = [v.data_ptr() for v in v_out[:4]], [v.data_ptr() for v in v_local]
         args.v_cost = pointer(v_out[4]) if costly else None
-        args.v_vertices, args.v_weights, args.v_logit_opacities, args.v_delta = (pointer(t) for t in (v_vertices, v_weights, v_logits, v_delta))
+        args.v_vertices, args.v_weights, args.v_logit_opacities, args.v_delta = (
+            pointer(t) for t in (v_vertices, v_weights, v_logits, v_delta)
+        )
         args.move = ctypes.addressof(step) if step is not None else None
         library.check(ctx.lib, ctx.lib.av_carry_backward(args), "carry backward")
         v_basis = outer_gradient(ctx.use, v_delta, weights) if v_delta is not None and ctx.needs_input_grad[1] else None

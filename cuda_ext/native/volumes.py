@@ -47,7 +47,12 @@ class _CompositeFunction(torch.autograd.Function):
         tensors = contiguous((offsets, densities, colors, starts, ends))
         behind = None if backgrounds is None else backgrounds.detach().contiguous()
         rays, channels = len(offsets) - 1, colors.shape[1]
-        out = [densities.new_empty(len(densities)), densities.new_empty(rays, channels), densities.new_empty(rays), densities.new_empty(rays)]
+        out = [
+            densities.new_empty(len(densities)),
+            densities.new_empty(rays, channels),
+            densities.new_empty(rays),
+            densities.new_empty(rays),
+        ]
         args = _arguments(tensors, behind, out, stop)
         library.check(lib, lib.av_composite_forward(args), "composite")
         ctx.save_for_backward(*tensors, behind, *out)

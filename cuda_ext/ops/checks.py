@@ -23,7 +23,9 @@ def check_scene(means, quats, scales, opacities, sh, viewmats, Ks, width, height
         raise ValueError(f"near must be in front of the camera, got {near}")
     same_device(means, quats, scales, opacities, sh, viewmats, Ks)
     dtype = means.dtype
-    for name, tensor in zip(("quats", "scales", "opacities", "sh", "viewmats", "Ks"), (quats, scales, opacities, sh, viewmats, Ks), strict=True):
+    for name, tensor in zip(
+        ("quats", "scales", "opacities", "sh", "viewmats", "Ks"), (quats, scales, opacities, sh, viewmats, Ks), strict=True
+    ):
         if tensor.dtype != dtype:
             raise ValueError(f"{name} must be {dtype} like means, got {tensor.dtype}")
     stored = math.isqrt(sh.shape[1]) - 1

@@ -70,11 +70,7 @@ def skin(
             rig.rest, rig.joints, rig.shapes, rig.turns, rig.skin_weights, rig.pose_shapes, expression, angles, rotation, translation,
             list(rig.parents), rig.scale,
         )[0]  # fmt: skip
-    library = (
-        native.pick("av_skin_forward", rig.rest, expression, angles, rotation, translation)
-        if B and 1 <= J <= MAX_JOINTS
-        else None
-    )
+    library = native.pick("av_skin_forward", rig.rest, expression, angles, rotation, translation) if B and 1 <= J <= MAX_JOINTS else None
     if library is None:
         return reference.skin(rig, expression, angles, rotation, translation)
     return native.skin(library, rig.packed, expression, angles, rotation, translation)

@@ -124,7 +124,9 @@ def composite(
     expect("ends", samples.ends, (S,), densities.dtype)
     expect("colors", colors, (S, D), densities.dtype)
     if R < 0 or D < 1:
-        raise ValueError(f"offsets must be [R + 1] and colors [S, D] with D > 0, got {list(samples.offsets.shape)} and {list(colors.shape)}")
+        raise ValueError(
+            f"offsets must be [R + 1] and colors [S, D] with D > 0, got {list(samples.offsets.shape)} and {list(colors.shape)}"
+        )
     if backgrounds is not None:
         expect("backgrounds", backgrounds, (R, D), densities.dtype)
         same_device(densities, backgrounds)

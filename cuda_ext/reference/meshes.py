@@ -83,7 +83,9 @@ def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, barycentric
     return out.index_put(at, (rows * barycentrics[at][..., None]).sum(1))
 
 
-def antialias(image: Tensor, depth: Tensor, vertices: Tensor, edges: Tensor, Ks: Tensor, near: float = 0.01, cull_back: bool = False) -> Tensor:
+def antialias(
+    image: Tensor, depth: Tensor, vertices: Tensor, edges: Tensor, Ks: Tensor, near: float = 0.01, cull_back: bool = False
+) -> Tensor:
     """Silhouettes of an image [C,H,W,D] by coverage: what include/mesh.h says."""
     C, height, width, channels = image.shape
     points = to_pixels(vertices, Ks).double()
@@ -158,7 +160,9 @@ class _Silhouettes:
         slot = (2 * at + (~steep).long())[keep]
         edge, index, extent = edge[keep], index[keep], extent[keep].float()
         best = torch.full((2 * len(far),), -1.0, device=depth.device).scatter_reduce(0, slot, extent, "amax")
-        last = torch.full((2 * len(far),), -1, device=depth.device).scatter_reduce(0, slot, torch.where(extent == best[slot], edge, -1), "amax")
+        last = torch.full((2 * len(far),), -1, device=depth.device).scatter_reduce(
+            0, slot, torch.where(extent == best[slot], edge, -1), "amax"
+        )
         won = edge == last[slot]
         return edge[won], index[won]
 

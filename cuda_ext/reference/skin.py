@@ -26,9 +26,7 @@ def axis_angle_matrices(v: Tensor) -> Tensor:
 
 def skin(rig: Rig, expression: Tensor, angles: Tensor, rotation: Tensor, translation: Tensor) -> Tensor:
     """Vertices [B, V, 3]; see `ops.skin`. Computes in the dtype of the pose."""
-    rest, joints, shapes, turns, weights = (
-        t.to(expression.dtype) for t in (rig.rest, rig.joints, rig.shapes, rig.turns, rig.skin_weights)
-    )
+    rest, joints, shapes, turns, weights = (t.to(expression.dtype) for t in (rig.rest, rig.joints, rig.shapes, rig.turns, rig.skin_weights))
     B, J = len(expression), len(joints)
     shaped = rest + torch.einsum("be,evi->bvi", expression, shapes)
     R = axis_angle_matrices(angles + torch.einsum("be,eji->bji", expression, turns))  # [B, J, 3, 3]
@@ -43,7 +41,4 @@ def skin(rig: Rig, expression: Tensor, angles: Tensor, rotation: Tensor, transla
     G.append(torch.eye(3, dtype=R.dtype, device=R.device).expand(B, 3, 3))
     t.append(rest.new_zeros(B, 3))
     posed = torch.einsum("vj,bjik,bvk->bvi", weights, torch.stack(G, 1), shaped) + weights @ torch.stack(t, 1)
-    return (
-        rig.scale * posed @ axis_angle_matrices(rotation).transpose(1, 2)
-        + weights.sum(1)[:, None] * translation[:, None]
-    )
+    return rig.scale * posed @ axis_angle_matrices(rotation).transpose(1, 2) + weights.sum(1)[:, None] * translation[:, None]

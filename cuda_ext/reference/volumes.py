@@ -44,7 +44,9 @@ class Stepping:
     def distance(self, x: Tensor) -> Tensor:
         """After x steps."""
         even = self.near + x * self.step
-        return torch.where(x <= self.bend, even, self.turn * torch.exp2((x - self.bend).clamp_min(0) * self.growth)) if self.cone > 0 else even
+        return (
+            torch.where(x <= self.bend, even, self.turn * torch.exp2((x - self.bend).clamp_min(0) * self.growth)) if self.cone > 0 else even
+        )
 
     def count(self, far: float) -> float:
         """Steps to a distance."""

@@ -106,7 +106,17 @@ def make_tracked(folder: Path, head: HeadModel, frames: int = 6) -> TrackedSeque
     poses, cameras = _poses(frames), _cameras()
     segments = (Segment("ONE", 0, frames - 2), Segment("TWO", frames - 2, frames))
     tracked = TrackedSequence(
-        folder, "toy", 24.0, cameras, segments, identity, poses, np.ones((frames, 4), bool), head.name, head.content_hash(), head.expression_names
+        folder,
+        "toy",
+        24.0,
+        cameras,
+        segments,
+        identity,
+        poses,
+        np.ones((frames, 4), bool),
+        head.name,
+        head.content_hash(),
+        head.expression_names,
     )
     for t in range(frames):
         means, quats, scales, _ = deform.carried(None, {}, canonical, torch.zeros(0), head.vertices(shaped, poses[t])[0], head.faces)

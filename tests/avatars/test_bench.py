@@ -16,7 +16,16 @@ from cuda_ext import ops
 
 def test_the_kernels_and_the_reference_agree_about_a_step() -> None:
     figures = bench.gate(32)
-    assert {"loss", "means", "sh", "deform.each_basis", "deform.output", "codes.expression", "codes.joints", "codes.translation"} <= figures.keys()
+    assert {
+        "loss",
+        "means",
+        "sh",
+        "deform.each_basis",
+        "deform.output",
+        "codes.expression",
+        "codes.joints",
+        "codes.translation",
+    } <= figures.keys()
     assert max(figures.values()) < bench.GRADIENT_LIMIT
 
 

@@ -101,14 +101,18 @@ def test_impossible_numbers_name_the_file_and_the_key(tmp_path: Path, text: str,
         load_config(Bounded, tmp_path / "c.toml")
 
 
-@pytest.mark.parametrize("text", ["seed = -1", "cache_megabytes = -5", "half_until = 2.0", "views = 0", "[deform]\nbases = 0", "color_rate = -1.0"])
+@pytest.mark.parametrize(
+    "text", ["seed = -1", "cache_megabytes = -5", "half_until = 2.0", "views = 0", "[deform]\nbases = 0", "color_rate = -1.0"]
+)
 def test_impossible_trainings(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text + "\n")
     with pytest.raises(ConfigError, match=r"c\.toml.* must be "):
         load_config(TrainConfig, tmp_path / "c.toml")
 
 
-@pytest.mark.parametrize("text", ["workers = 0", "[motion]\npoints = 0", "[motion]\nrounds = -1", "[landmarks]\npasses = 9", "[priors]\njaw = 0.0"])
+@pytest.mark.parametrize(
+    "text", ["workers = 0", "[motion]\npoints = 0", "[motion]\nrounds = -1", "[landmarks]\npasses = 9", "[priors]\njaw = 0.0"]
+)
 def test_impossible_trackings(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text + "\n")
     with pytest.raises(ConfigError, match=r"c\.toml.* must be "):

@@ -33,7 +33,12 @@ def carried_out(tensor: torch.Tensor, plan: Refinement, children: torch.Tensor) 
 )  # fmt: skip
 def test_rows_are_replaced_in_place(count: int, dropped: list[int], parents: list[int]) -> None:
     none = torch.zeros(0, dtype=torch.int64)
-    plan = Refinement(count, torch.tensor(dropped) if dropped else none, torch.tensor(parents) if parents else none, torch.ones(len(parents), dtype=torch.bool))
+    plan = Refinement(
+        count,
+        torch.tensor(dropped) if dropped else none,
+        torch.tensor(parents) if parents else none,
+        torch.ones(len(parents), dtype=torch.bool),
+    )
     rows = torch.arange(2 * count).reshape(count, 2).float()
     children = 100 + rows[plan.parents]
     expected = carried_out(rows, plan, children)

@@ -56,7 +56,10 @@ def test_full_disk_is_a_user_error(tmp_path: Path, number: int) -> None:
 
 
 def test_a_full_disk_inside_of_a_folder_names_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(DiskFull, match=r"writing [^ ]*clip: [0-9.]+ [GM]B are left on the disk at /[^ ]*\. Nothing") as caught, atomic_path(tmp_path / "clip") as temporary:
+    with (
+        pytest.raises(DiskFull, match=r"writing [^ ]*clip: [0-9.]+ [GM]B are left on the disk at /[^ ]*\. Nothing") as caught,
+        atomic_path(tmp_path / "clip") as temporary,
+    ):
         temporary.mkdir()
         with atomic_path(temporary / "done.json"):
             raise OSError(errno.ENOSPC, "no space")

@@ -142,7 +142,9 @@ class _Evil:
         return (Path.touch, (self.target,))
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "folder", "cut", "plain pickle", "pickle in an archive", "module", "list", "shape", "safetensors"])
+@pytest.mark.parametrize(
+    "kind", ["text", "empty", "folder", "cut", "plain pickle", "pickle in an archive", "module", "list", "shape", "safetensors"]
+)
 def test_what_are_no_lpips_weights_is_one_line_of_ours(tmp_path: Path, kind: str, recwarn: pytest.WarningsRecorder) -> None:
     path, target = tmp_path / f"w.{'safetensors' if kind == 'safetensors' else 'pth'}", tmp_path / "executed"
     if kind == "folder":
@@ -155,7 +157,12 @@ def test_what_are_no_lpips_weights_is_one_line_of_ours(tmp_path: Path, kind: str
     elif kind in ("text", "empty", "safetensors"):
         path.write_text("" if kind == "empty" else "no such thing\n" * 9)
     else:
-        values = {"pickle in an archive": {"a": _Evil(target)}, "module": torch.nn.Linear(2, 2), "list": [1, 2], "shape": {"features.0.weight": torch.zeros(3)}}
+        values = {
+            "pickle in an archive": {"a": _Evil(target)},
+            "module": torch.nn.Linear(2, 2),
+            "list": [1, 2],
+            "shape": {"features.0.weight": torch.zeros(3)},
+        }
         torch.save(values[kind], path)
     with pytest.raises(UserError, match=r"^LPIPS weights .*w\..*Give [^\n]*\.$") as caught:
         metrics.load_lpips(path)

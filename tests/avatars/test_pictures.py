@@ -134,7 +134,9 @@ def test_attention_follows_the_cut_and_the_size(tiny_head: HeadModel, tiny_camer
     for c, top in enumerate((4, 0, 6, 2)):
         assert torch.allclose(part[c], whole[c, top : top + cut.height, 8:], atol=1e-4)
     tall = replace(cut, Ks=Ks * torch.tensor([0.5, 2.0, 1.0])[:, None], width=cut.width // 2, height=2 * cut.height)
-    assert torch.allclose(weights_of(attention, tiny_head.template, tiny_cameras, tall), weights_of(attention, tiny_head.template, tall, tall), atol=1e-4)
+    assert torch.allclose(
+        weights_of(attention, tiny_head.template, tiny_cameras, tall), weights_of(attention, tiny_head.template, tall, tall), atol=1e-4
+    )
     assert weights_of(losses.attention_of(tiny_head, 0.0, 0.0), tiny_head.template, cut, cut).eq(1).all()
 
 

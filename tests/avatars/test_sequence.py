@@ -151,7 +151,9 @@ def test_a_file_of_another_tracking_is_noticed_and_an_unsealed_manifest_loads(tm
     other = tracked(tmp_path / "other")
     save_tracked(replace(other, codes=replace(other.codes, expression=other.codes.expression + 0.25)))
     (tmp_path / "codes.npz").write_bytes((tmp_path / "other" / "codes.npz").read_bytes())
-    with pytest.raises(AvatarError, match=r"codes\.npz is damaged, or not the file that manifest\.json was written for\. Delete .* and track"):
+    with pytest.raises(
+        AvatarError, match=r"codes\.npz is damaged, or not the file that manifest\.json was written for\. Delete .* and track"
+    ):
         load_tracked(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps(unsealed(tmp_path)))
     load_tracked(tmp_path)  # as folders of earlier versions do

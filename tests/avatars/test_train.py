@@ -148,7 +148,9 @@ def test_full_disk_is_named_and_loses_nothing(trained: Path, tmp_path: Path, mon
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it too
     (tmp_path / "plain").unlink()
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(UserError, match=r"disk is full while writing .*a\.safetensors: .* left on the disk at /.*, about 24\.0 MB are needed"):
+    with pytest.raises(
+        UserError, match=r"disk is full while writing .*a\.safetensors: .* left on the disk at /.*, about 24\.0 MB are needed"
+    ):
         write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(6_000_000)})
     with pytest.raises(UserError, match=r"disk is full.*a\.safetensors"):
         write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
@@ -230,7 +232,14 @@ def test_bad_configurations_are_errors(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[deform]\nbase = 3\n")
     with pytest.raises(ConfigError, match="bases"):
         load_config(TrainConfig, tmp_path / "c.toml")
-    for wrong in ({"gaussians": 0}, {"sh_degree": 4}, {"initial": 0.0}, {"minutes": float("nan")}, {"minutes": float("inf")}, {"minutes": -1.0}):
+    for wrong in (
+        {"gaussians": 0},
+        {"sh_degree": 4},
+        {"initial": 0.0},
+        {"minutes": float("nan")},
+        {"minutes": float("inf")},
+        {"minutes": -1.0},
+    ):
         with pytest.raises(ValueError):
             replace(SHORT, **wrong)
 
@@ -363,7 +372,9 @@ def test_curves_show_time_and_not_which_camera_measured() -> None:
     levels = camera_levels(records)
     assert levels["a"] - levels["b"] == pytest.approx(4) and np.isnan(levels["c"])
     frames, curve = frame_curve(records, levels)
-    assert frames == list(range(8)) and max(np.abs(np.diff(curve))) < 0.11 and np.mean(curve) == pytest.approx((levels["a"] + levels["b"]) / 2)
+    assert (
+        frames == list(range(8)) and max(np.abs(np.diff(curve))) < 0.11 and np.mean(curve) == pytest.approx((levels["a"] + levels["b"]) / 2)
+    )
     assert frame_curve(records[-1:], {"c": float("nan")}) == ([], [])
 
 

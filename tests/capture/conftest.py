@@ -39,7 +39,13 @@ def studio(tmp_path: Path) -> Callable[..., Path]:
                 late = (delays or {}).get(camera, 0)
                 path = folder / "sequences" / sequence / "images" / f"cam_{camera}.mp4"
                 moves = motion(frames + 20)
-                write_video(path, (picture(cameras, k, (moves[t - late + 8][0], 0, 0), moves[t - late + 8][1], response, seed=t)[0] for t in range(frames)))
+                write_video(
+                    path,
+                    (
+                        picture(cameras, k, (moves[t - late + 8][0], 0, 0), moves[t - late + 8][1], response, seed=t)[0]
+                        for t in range(frames)
+                    ),
+                )
             if plates:
                 (folder / "BACKGROUND").mkdir(exist_ok=True)
                 plate = picture(cameras, k, response=response, seed=999, empty=True)[0]

@@ -47,7 +47,9 @@ def picture(cameras: Cameras, camera: int, shift: Sequence[float] = (0, 0, 0), t
     t = (-b - np.sqrt(np.maximum(b * b - a * c, 0))) / a
     p = origin + t[..., None] * rays
     angle = np.arctan2(p[..., 0], p[..., 2]) + turn
-    color = np.stack([0.45 + 0.25 * np.sin(7 * angle), 0.3 + 0.15 * np.cos(60 * p[..., 1]), 0.25 + 0.15 * np.sin(5 * angle + 40 * p[..., 1])], -1)
+    color = np.stack(
+        [0.45 + 0.25 * np.sin(7 * angle), 0.3 + 0.15 * np.cos(60 * p[..., 1]), 0.25 + 0.15 * np.sin(5 * angle + 40 * p[..., 1])], -1
+    )
     image = np.where(hit[..., None], color, wall)
     if response is not None:
         image = image @ response.T

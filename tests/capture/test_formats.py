@@ -30,7 +30,10 @@ def make_v1(folder: Path, studio: Callable[..., Path]) -> Path:
         images.mkdir(parents=True)
         for k, name in enumerate(cameras.names):
             cv2.imwrite(str(images / f"cam_{name}.png"), picture(cameras, k, seed=t)[0][..., ::-1])
-    values = {"world_2_cam": {n: v.tolist() for n, v in zip(cameras.names, cameras.viewmats, strict=True)}, "intrinsics": cameras.Ks[0].tolist()}
+    values = {
+        "world_2_cam": {n: v.tolist() for n, v in zip(cameras.names, cameras.viewmats, strict=True)},
+        "intrinsics": cameras.Ks[0].tolist(),
+    }
     (path / "camera_params.json").write_text(json.dumps(values))
     return path
 
@@ -311,7 +314,10 @@ def test_the_sample_s_truth_lies_on_its_pictures() -> None:
 def test_results_of_ours_are_no_captures(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "sheet.jpg"), np.zeros((8, 8, 3), np.uint8))
     open_capture(tmp_path)  # a folder of pictures
-    for kind, says in (("tracked_sequence", "a tracked sequence: go on with `avatars train`"), ("avatar", "an avatar: go on with `avatars view`")):
+    for kind, says in (
+        ("tracked_sequence", "a tracked sequence: go on with `avatars train`"),
+        ("avatar", "an avatar: go on with `avatars view`"),
+    ):
         (tmp_path / "manifest.json").write_text(f'{{"kind": "avatars.{kind}"}}')
         with pytest.raises(CaptureError, match=f"is {says}. Give the capture itself"):
             open_capture(tmp_path)

@@ -28,7 +28,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def test_every_frame_is_there_and_faithful(studio: Callable[..., Path], tmp_path: Path) -> None:
     capture = open_capture(studio(frames=4, sequences=("A", "B")))
     steps = []
-    store = prepare_frames(capture, tmp_path / "frames", lambda what, done, total, figures: steps.append((done, total)), correct_color=False)
+    store = prepare_frames(
+        capture, tmp_path / "frames", lambda what, done, total, figures: steps.append((done, total)), correct_color=False
+    )
     assert store == FrameStore(tmp_path / "frames", capture.camera_names, {"A": 4, "B": 4})
     assert steps[-1] == (32, 32) and [d for d, _ in steps] == sorted(d for d, _ in steps)
     for sequence in ("A", "B"):
@@ -42,7 +44,9 @@ def test_every_frame_is_there_and_faithful(studio: Callable[..., Path], tmp_path
     assert not list((tmp_path / "frames").rglob(".*"))
 
 
-def test_second_run_repeats_nothing_and_makes_what_is_missing(studio: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_repeats_nothing_and_makes_what_is_missing(
+    studio: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     capture = open_capture(studio(frames=3))
     out = tmp_path / "frames"
     prepare_frames(capture, out)

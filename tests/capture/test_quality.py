@@ -65,7 +65,9 @@ class TestOneThingWrong:
         (folder / "sequences" / "B" / "images" / "cam_220001.mp4").unlink()
         capture = open_capture(folder)
         finding = the_error(check_capture(capture))
-        assert finding.where.endswith("B/images/cam_220001.mp4") and "missing" in finding.what and "leave camera 220001 out" in finding.remedy
+        assert (
+            finding.where.endswith("B/images/cam_220001.mp4") and "missing" in finding.what and "leave camera 220001 out" in finding.remedy
+        )
         with pytest.raises(CaptureError, match="cam_220001.mp4: is missing"):
             require_usable(capture)
 
@@ -104,7 +106,9 @@ class TestOneThingWrong:
         cameras = ring()
         views = cameras.viewmats.clone()
         views[:, :3, 3] *= 1000
-        capture = open_capture(studio(frames=2, calibration={"world_2_cam": {n: v.tolist() for n, v in zip(cameras.names, views, strict=True)}}))
+        capture = open_capture(
+            studio(frames=2, calibration={"world_2_cam": {n: v.tolist() for n, v in zip(cameras.names, views, strict=True)}})
+        )
         with pytest.raises(CaptureError, match='camera_params.json: .*millimetres, not metres. Add "units": "millimetres"'):
             require_usable(capture)
         assert "millimetres" in the_error(check_capture(capture)).what
@@ -113,7 +117,9 @@ class TestOneThingWrong:
         folder = studio(frames=2)
         (folder / "BACKGROUND" / "image_220001.png").unlink()
         report = check_capture(open_capture(folder))
-        assert report.ok and [f.severity for f in report.findings] == ["warning"] and "220001 lacks a clean plate" in report.findings[0].what
+        assert (
+            report.ok and [f.severity for f in report.findings] == ["warning"] and "220001 lacks a clean plate" in report.findings[0].what
+        )
         cv2.imwrite(str(folder / "BACKGROUND" / "image_220001.png"), np.zeros((9, 9, 3), np.uint8))
         assert the_error(check_capture(open_capture(folder))).what.startswith(f"{folder}/BACKGROUND/image_220001.png is 9×9")
 
@@ -158,7 +164,9 @@ def test_wrong_calibrations(change: Callable[[Cameras], Cameras], message: str) 
     assert all(f.where == "x.json" for f in errors)
 
 
-@pytest.mark.parametrize(("scale", "message"), [(1000, "millimetres"), (100, "centimetres"), (12, "arbitrary scale"), (0.01, "arbitrary scale")])
+@pytest.mark.parametrize(
+    ("scale", "message"), [(1000, "millimetres"), (100, "centimetres"), (12, "arbitrary scale"), (0.01, "arbitrary scale")]
+)
 def test_units(scale: float, message: str) -> None:
     cameras = ring()
     views = cameras.viewmats.clone()

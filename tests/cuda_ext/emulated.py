@@ -28,7 +28,17 @@ def build_emulation(kernels: Sequence[Path] = KERNELS) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    options = ["g++", "-O1", "-std=c++17", "-fPIC", "-DAV_EMULATE", "-fno-gnu-unique", "-U_FORTIFY_SOURCE", f"-I{EMULATION}", f"-I{ROOT / 'cuda_ext' / 'cuda'}"]
+    options = [
+        "g++",
+        "-O1",
+        "-std=c++17",
+        "-fPIC",
+        "-DAV_EMULATE",
+        "-fno-gnu-unique",
+        "-U_FORTIFY_SOURCE",
+        f"-I{EMULATION}",
+        f"-I{ROOT / 'cuda_ext' / 'cuda'}",
+    ]
     with tempfile.TemporaryDirectory() as folder:
 
         def compile_one(source: Path) -> str:

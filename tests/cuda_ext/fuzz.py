@@ -65,7 +65,9 @@ def others_once(dice: random.Random) -> None:
     K = dice.choice((1, 5, 16, 20, 64))
     basis = torch.randn(n, 10, K).requires_grad_()
     factored = ["basis"] if K <= 20 else []
-    optimizer = ops.Adam({"basis": basis}, {"basis": 1e-3}, heads={"basis": 3 * K}, tails={"basis": 1e-4}, factored=factored) if K <= 20 else None
+    optimizer = (
+        ops.Adam({"basis": basis}, {"basis": 1e-3}, heads={"basis": 3 * K}, tails={"basis": 1e-4}, factored=factored) if K <= 20 else None
+    )
     blended = ops.blend(basis, torch.randn(K).requires_grad_(), torch.randn(n, 3), torch.randn(n, 4), torch.randn(n, 4, 3))
     sum(t.sum() for t in blended).backward()
     if optimizer is not None:
@@ -164,7 +166,9 @@ def hash_once(dice: random.Random) -> None:
         grid = hash_grid.HashGrid(scales, tuple(dice.choice((1, 2, 4, 41, 1 << 20)) for _ in range(levels)), tuple(offsets), features)
     n = dice.choice((0, 1, 15, 16, 17, 33, 300, 2050))
     shape = (grid.rows, heads, features) if heads else (grid.rows, features)
-    positions, table, weights = (poisoned(t, dice).requires_grad_() for t in (torch.rand(n, 3), torch.randn(shape), torch.rand(n, max(heads, 1))))
+    positions, table, weights = (
+        poisoned(t, dice).requires_grad_() for t in (torch.rand(n, 3), torch.randn(shape), torch.rand(n, max(heads, 1)))
+    )
     out = hash_grid.hash_encode_blended(grid, positions, table, weights) if heads else hash_grid.hash_encode(grid, positions, table)
     out.backward(poisoned(torch.randn(out.shape), dice))
     assert table.grad is not None and positions.grad is not None

@@ -47,11 +47,15 @@ def carried(s: dict[str, Tensor], penalties: ops.Penalties | None = PENALTIES, *
 def total(out: tuple[Tensor, ...], seed: int = 9) -> Tensor:
     """A loss that depends on everything."""
     g = torch.Generator().manual_seed(seed)
-    return sum(((o * torch.randn(o.shape, generator=g).to(o)).sum() for o in out[:4]), torch.zeros((), dtype=out[0].dtype)) + 10 * sum(out[4:])
+    return sum(((o * torch.randn(o.shape, generator=g).to(o)).sum() for o in out[:4]), torch.zeros((), dtype=out[0].dtype)) + 10 * sum(
+        out[4:]
+    )
 
 
 @pytest.mark.parametrize("costly", [False, True])
-@pytest.mark.parametrize("n,K,bases", [(0, 3, 1), (1, 1, 4), (37, 5, 1), (300, 12, 4), (515, 20, 9), (260, 16, 16), (70, 64, 4), (64, 33, 1)])
+@pytest.mark.parametrize(
+    "n,K,bases", [(0, 3, 1), (1, 1, 4), (37, 5, 1), (300, 12, 4), (515, 20, 9), (260, 16, 16), (70, 64, 4), (64, 33, 1)]
+)
 def test_carry_matches_the_reference(n, K, bases, costly):
     results = []
     for dtype in (torch.float32, torch.float64):
@@ -71,7 +75,14 @@ def test_carry_is_blend_then_bind():
         means, quats, sh, size = ops.blend(s["basis"], s["weights"], s["means"], s["quats"], s["sh"], with_size=True)
         world = ops.bind(s["vertices"], s["faces"], s["face_ids"], means, quats, s["log_scales"], log_scales=True)
         cost = ops.penalty(
-            means, s["log_scales"], s["logit_opacities"], s["reach"], position_weight=0.3, scale_weight=2.0, opacity_weight=0.1, max_scale=0.4
+            means,
+            s["log_scales"],
+            s["logit_opacities"],
+            s["reach"],
+            position_weight=0.3,
+            scale_weight=2.0,
+            opacity_weight=0.1,
+            max_scale=0.4,
         )
     for a, b in zip(out, (*world, sh, cost + 5 * size), strict=True):
         assert relative(a, b) < 1e-6
@@ -139,7 +150,10 @@ def test_degenerate_triangles_and_wrong_indices():
     with pytest.raises(ValueError, match="detach"):
         carried(s, reach=torch.ones(50, requires_grad=True))
     with pytest.raises(ValueError, match="penalties need"):
-        ops.carry(*(s[k] for k in ("vertices", "faces", "face_ids", "basis", "weights", "means", "quats", "log_scales", "sh")), penalties=PENALTIES)
+        ops.carry(
+            *(s[k] for k in ("vertices", "faces", "face_ids", "basis", "weights", "means", "quats", "log_scales", "sh")),
+            penalties=PENALTIES,
+        )
 
 
 def optimizer_of(s: dict[str, Tensor], halves: bool = False, factored: bool = True) -> ops.Adam:

@@ -90,7 +90,9 @@ def _carry_scene() -> list[Tensor]:
 def _carry(*t) -> list[Tensor]:
     floats, logits, (faces, face_ids, reach) = t[:7], t[7], t[8:]
     plain = ops.carry(floats[0], faces, face_ids, *floats[1:])
-    costly = ops.carry(floats[0], faces, face_ids, *floats[1:], penalties=ops.Penalties(0.3, 0.2, 0.1, 0.5, 1.0), logit_opacities=logits, reach=reach)
+    costly = ops.carry(
+        floats[0], faces, face_ids, *floats[1:], penalties=ops.Penalties(0.3, 0.2, 0.1, 0.5, 1.0), logit_opacities=logits, reach=reach
+    )
     return [*plain, *costly]
 
 
@@ -142,7 +144,13 @@ OPERATORS: dict[str, tuple[Callable, Callable[[], list[Tensor]], int]] = {
     ),
     "compose": (
         lambda images, matrices, behind, windows, Ks: list(ops.compose(images, matrices, behind, windows=windows, Ks=Ks, halve=True)),
-        lambda: [torch.zeros(2, 12, 13, 4, dtype=torch.uint8), torch.rand(2, 3, 4), torch.rand(2, 3), torch.rand(2, 3, 5), torch.rand(2, 3, 3)],
+        lambda: [
+            torch.zeros(2, 12, 13, 4, dtype=torch.uint8),
+            torch.rand(2, 3, 4),
+            torch.rand(2, 3),
+            torch.rand(2, 3, 5),
+            torch.rand(2, 3, 3),
+        ],
         0,
     ),
     "rasterize_mesh": (_mesh_image, _mesh, 2),
@@ -233,7 +241,9 @@ def test_adam_compiles_with_what_follows():
 
 
 def test_a_compiled_step_refuses_factors_that_it_cannot_see():
-    optimizer = ops.Adam({"basis": torch.randn(4, 10, 3).requires_grad_(), "a": torch.ones(2)}, {"basis": 1e-2, "a": 1e-2}, factored=("basis",))
+    optimizer = ops.Adam(
+        {"basis": torch.randn(4, 10, 3).requires_grad_(), "a": torch.ones(2)}, {"basis": 1e-2, "a": 1e-2}, factored=("basis",)
+    )
     blended = ops.blend(optimizer.params["basis"], torch.rand(3), torch.rand(4, 3), torch.rand(4, 4), torch.rand(4, 1, 3))
     sum(t.sum() for t in blended).backward()
     optimizer.params["a"].grad = torch.ones(2)
@@ -259,7 +269,9 @@ def test_fakes_agree_with_the_operators():
     scene = head_scene(50, 20, 16, cameras=2)
     options = (None, 20, 16, 0.01, 0.3, False, None, False, False, -1)
     torch.library.opcheck(
-        torch.ops.avatars.splat.default, (*scene.tensors, *options), test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
+        torch.ops.avatars.splat.default,
+        (*scene.tensors, *options),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
     a, b = torch.rand(2, 12, 13, 3), torch.rand(2, 12, 13, 3)
     torch.library.opcheck(torch.ops.avatars.l1_ssim.default, (a, b, None, 0.2, False), test_utils=("test_schema", "test_faketensor"))

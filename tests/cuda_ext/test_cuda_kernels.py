@@ -242,7 +242,9 @@ def test_project_and_rasterize_apart(backend):
         close(actual, leaf.grad, 1e-4, what)
 
 
-@pytest.mark.parametrize("crop,weighted,shape", [(0, False, (2, 37, 70)), (5, True, (2, 37, 70)), (0, True, (1, 3, 5)), (0, False, (1, 64, 65))])
+@pytest.mark.parametrize(
+    "crop,weighted,shape", [(0, False, (2, 37, 70)), (5, True, (2, 37, 70)), (0, True, (1, 3, 5)), (0, False, (1, 64, 65))]
+)
 def test_ssim_matches_the_reference(backend, crop, weighted, shape):
     library, device = backend
     B, H, W = shape
@@ -317,7 +319,12 @@ def test_adam_keeps_halves_of_moments_as_the_reference_does(backend, sparse):
     library, device = backend
     g = torch.Generator().manual_seed(1)
     rows = torch.tensor([3, 20, 7], dtype=torch.int64) if sparse else None
-    p, m, v, grad = torch.randn(21, 20, generator=g), torch.randn(21, 20, generator=g), torch.rand(21, 20, generator=g), torch.randn(21, 20, generator=g)
+    p, m, v, grad = (
+        torch.randn(21, 20, generator=g),
+        torch.randn(21, 20, generator=g),
+        torch.rand(21, 20, generator=g),
+        torch.randn(21, 20, generator=g),
+    )
     # an even number of columns: the emulation looks for races by four bytes
     moments = [m.bfloat16().to(device), v.bfloat16().to(device)]
     twin = ops.Adam({"p": p.clone()}, {"p": 1e-2}, halves=("p",))
@@ -424,7 +431,10 @@ def _along_rays(n: int, generator: torch.Generator) -> Tensor:
 
 
 # positions along rays: at the coarse levels runs of lanes share a cell; at random: none do
-@pytest.mark.parametrize("features,heads,along", [(1, 0, True), (2, 0, True), (2, 0, False), (8, 0, True), (1, 3, True), (2, 8, True), (2, 20, False), (8, 5, True)])
+@pytest.mark.parametrize(
+    "features,heads,along",
+    [(1, 0, True), (2, 0, True), (2, 0, False), (8, 0, True), (1, 3, True), (2, 8, True), (2, 20, False), (8, 5, True)],
+)
 def test_hash_grid_matches_the_reference(backend, features, heads, along, monkeypatch):
     library, device = backend
     monkeypatch.setattr(native, "pick", lambda *_: library)

@@ -156,7 +156,9 @@ def test_inner_edges_and_hidden_outlines_blend_nothing():
         assert bool((out != image).any()) == touched
         if touched:
             inside = depth[0, 1:-1, 1:-1]
-            deep = (inside > 0) & (depth[0, :-2, 1:-1] > 0) & (depth[0, 2:, 1:-1] > 0) & (depth[0, 1:-1, :-2] > 0) & (depth[0, 1:-1, 2:] > 0)
+            deep = (
+                (inside > 0) & (depth[0, :-2, 1:-1] > 0) & (depth[0, 2:, 1:-1] > 0) & (depth[0, 1:-1, :-2] > 0) & (depth[0, 1:-1, 2:] > 0)
+            )
             assert torch.equal(out[0, 1:-1, 1:-1][deep], image[0, 1:-1, 1:-1][deep])
 
 

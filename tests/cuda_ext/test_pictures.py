@@ -14,7 +14,9 @@ PIXELS = torch.eye(3)  # windows in pixels
 def weights_of(windows: torch.Tensor, width: int, height: int) -> torch.Tensor:
     images = torch.zeros(len(windows), height, width, 4, dtype=torch.uint8)
     Ks = PIXELS.to(windows).expand(len(windows), 3, 3)
-    weights = ops.compose(images, torch.zeros(len(windows), 3, 4).to(windows), torch.zeros(len(windows), 3).to(windows), windows=windows, Ks=Ks)[2]
+    weights = ops.compose(
+        images, torch.zeros(len(windows), 3, 4).to(windows), torch.zeros(len(windows), 3).to(windows), windows=windows, Ks=Ks
+    )[2]
     assert weights is not None
     return weights
 
@@ -43,7 +45,9 @@ def test_an_opaque_picture_hides_the_background_and_an_empty_one_shows_it():
     images = torch.zeros(1, 20, 20, 4, dtype=torch.uint8)
     images[:, :10] = 255
     pictures, mattes, _ = ops.compose(images, torch.eye(3, 4)[None], torch.tensor([[0.2, 0.4, 0.6]]))
-    assert torch.allclose(pictures[0, :10], torch.ones(3)) and torch.equal(pictures[0, 10:], torch.tensor([0.2, 0.4, 0.6]).expand(10, 20, 3))
+    assert torch.allclose(pictures[0, :10], torch.ones(3)) and torch.equal(
+        pictures[0, 10:], torch.tensor([0.2, 0.4, 0.6]).expand(10, 20, 3)
+    )
     assert mattes[0, :10].eq(1).all() and mattes[0, 10:].eq(0).all()
     with pytest.raises(ValueError, match=r"matrices must be \[1, 3, 4\]"):
         ops.compose(images, torch.eye(3), torch.zeros(1, 3))

@@ -22,5 +22,7 @@ def test_example(example: str) -> None:
 
 def test_every_operator_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)`", README))
-    results = {name for name in cuda_ext.__all__ if name[0].isupper() and name not in ("Adam", "HashGrid")}  # what operators return or raise
+    results = {
+        name for name in cuda_ext.__all__ if name[0].isupper() and name not in ("Adam", "HashGrid")
+    }  # what operators return or raise
     assert set(cuda_ext.__all__) - results - {"available"} <= listed

@@ -21,9 +21,7 @@ def cloud(n: int = 150, bases: int = 16, seed: int = 0) -> Scene:
     viewmats = torch.eye(4).repeat(2, 1, 1)
     viewmats[:, 2, 3] = 1.0
     angle = 0.3
-    viewmats[1, :3, :3] = torch.tensor(
-        [[math.cos(angle), 0, -math.sin(angle)], [0, 1, 0], [math.sin(angle), 0, math.cos(angle)]]
-    )
+    viewmats[1, :3, :3] = torch.tensor([[math.cos(angle), 0, -math.sin(angle)], [0, 1, 0], [math.sin(angle), 0, math.cos(angle)]])
     Ks = torch.tensor([[[70.0, 2.0, 31.0], [0, 75.0, 17.0], [0, 0, 1]], [[60.0, 0, 12.0], [0, 60.0, 30.0], [0, 0, 1]]])
     return Scene(
         0.25 * torch.randn(n, 3, generator=random),
@@ -49,9 +47,7 @@ def run(scene: Scene, dtype: torch.dtype = torch.float32, **options):
     leaves = [t.clone().requires_grad_() for t in scene.tensors[:5]]
     backgrounds = torch.tensor([[0.1, 0.5, 0.9], [0.3, 0.2, 0.1]], dtype=dtype)[: len(scene.Ks)].requires_grad_()
     statistics = ops.SplatStatistics(*(torch.zeros(len(scene.means), dtype=dtype) for _ in range(4)))
-    out = ops.splat(
-        *leaves, *scene.tensors[5:], scene.width, scene.height, backgrounds=backgrounds, statistics=statistics, **options
-    )
+    out = ops.splat(*leaves, *scene.tensors[5:], scene.width, scene.height, backgrounds=backgrounds, statistics=statistics, **options)
     random = torch.Generator().manual_seed(9)
     images = [out.color, out.alpha] + ([out.depth] if out.depth is not None else [])
     loss = sum((i * torch.rand(i.shape, generator=random, dtype=torch.float64).to(dtype)).sum() for i in images)

@@ -34,9 +34,7 @@ def check_march(device: torch.device, levels: int, jittered: bool, cone: float =
     origins, directions, jitter = rays(400)
     occupancy = grid(levels)
     options = {"step": 0.013, "near": 0.05, "far": 3.0, "cone": cone}
-    exact = ops.march(
-        origins.double(), directions.double(), occupancy, BOX, jitter=jitter.double() if jittered else None, **options
-    )
+    exact = ops.march(origins.double(), directions.double(), occupancy, BOX, jitter=jitter.double() if jittered else None, **options)
     where = [t.to(device) for t in (origins, directions, occupancy)]
     fast = ops.march(*where, BOX, jitter=jitter.to(device) if jittered else None, **options)
     assert int(exact.offsets[-1]) > (3000 if cone == 0 else 250)
@@ -52,7 +50,9 @@ def check_march(device: torch.device, levels: int, jittered: bool, cone: float =
         assert (off > 1e-5).float().mean() < 0.002 and off.max() < 0.1
 
 
-@pytest.mark.parametrize("levels, jittered, cone", [(1, False, 0.0), (1, True, 0.0), (3, True, 0.0), (3, True, 0.02), (1, False, 0.3), (3, True, 1.0)])
+@pytest.mark.parametrize(
+    "levels, jittered, cone", [(1, False, 0.0), (1, True, 0.0), (3, True, 0.0), (3, True, 0.02), (1, False, 0.3), (3, True, 1.0)]
+)
 def test_march_matches_the_reference(levels, jittered, cone):
     check_march(torch.device("cpu"), levels, jittered, cone)
 
@@ -123,7 +123,9 @@ def packed(n: int = 60, seed: int = 0, channels: int = 3) -> tuple[ops.Samples, 
     return samples, [densities, colors, starts, starts + lengths, backgrounds]
 
 
-def run(samples: ops.Samples, tensors: list[Tensor], dtype: torch.dtype, device: torch.device, stop: float) -> tuple[list[Tensor], list[Tensor]]:
+def run(
+    samples: ops.Samples, tensors: list[Tensor], dtype: torch.dtype, device: torch.device, stop: float
+) -> tuple[list[Tensor], list[Tensor]]:
     """Results and gradients under fixed upstream gradients."""
     leaves = [t.detach().to(device=device, dtype=dtype).requires_grad_() for t in tensors]
     densities, colors, starts, ends, backgrounds = leaves

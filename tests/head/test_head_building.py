@@ -144,7 +144,12 @@ def test_people_are_plausible_and_repeatable() -> None:
 
 def test_closest_point_on_triangles() -> None:
     triangle = np.array([[[0, 0, 0], [1, 0, 0], [0, 1, 0]]], float)
-    for point, expected in (([0.2, 0.3, 2], [0.5, 0.2, 0.3]), ([-1, -1, 0], [1, 0, 0]), ([0.5, -3, 0], [0.5, 0.5, 0]), ([1, 1, 0], [0, 0.5, 0.5])):
+    for point, expected in (
+        ([0.2, 0.3, 2], [0.5, 0.2, 0.3]),
+        ([-1, -1, 0], [1, 0, 0]),
+        ([0.5, -3, 0], [0.5, 0.5, 0]),
+        ([1, 1, 0], [0, 0.5, 0.5]),
+    ):
         index, bary, distance = closest_on_triangles(np.array([point], float), triangle)
         assert index[0] == 0 and np.allclose(bary[0], expected)
         assert np.isclose(distance[0], np.linalg.norm(np.array(expected) @ triangle[0] - point))

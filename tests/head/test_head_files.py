@@ -182,7 +182,9 @@ def test_ict_loads_with_arkit_names(test_data: Path) -> None:
         target = file["template"][:9409] + file["expression_basis"][index, :9409].astype(np.float32)
     opened = head.vertices(head.mean_identity(), replace(head.neutral(), expression=head.expression(jawOpen=1)))[0]
     assert np.abs(opened[:9409].numpy() - target).max() < 5e-5
-    assert all(len(head.region_faces(n)) for n in ("lips", "nose", "ears", "scalp", "teeth_upper", "teeth_lower", "iris_left", "pupil_right"))
+    assert all(
+        len(head.region_faces(n)) for n in ("lips", "nose", "ears", "scalp", "teeth_upper", "teeth_lower", "iris_left", "pupil_right")
+    )
 
 
 def test_ict_with_faults(tmp_path: Path) -> None:

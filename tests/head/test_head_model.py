@@ -72,7 +72,14 @@ def test_gradients_are_right(head: HeadModel) -> None:
     g = torch.Generator().manual_seed(5)
     target = torch.randn(1, head.V, 3, generator=g, dtype=torch.float64)
     scale = torch.tensor(1.02, dtype=torch.float64)
-    inputs = [pose.expression, pose.joints, pose.rotation, pose.translation, torch.randn(head.I, generator=g, dtype=torch.float64) * 0.5, scale]
+    inputs = [
+        pose.expression,
+        pose.joints,
+        pose.rotation,
+        pose.translation,
+        torch.randn(head.I, generator=g, dtype=torch.float64) * 0.5,
+        scale,
+    ]
 
     def value(*x: torch.Tensor) -> torch.Tensor:
         return (head_vertices(model, x) * target).sum()

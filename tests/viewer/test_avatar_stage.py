@@ -73,7 +73,9 @@ def test_controls_move_what_they_name(stage: AvatarStage) -> None:
     assert float(eye[1]) > 0.1 and float(eye[0]) < -0.05
     assert not np.array_equal(stage.render(front(stage, time=2.0)), rest)
     still = stage._ensemble.pose("", 2.0, Controls(still=True))
-    assert torch.equal(still.rotation, stage._ensemble.rest.rotation) and float(still.expression[0, 0]) == pytest.approx(stage.weights(2)[0])
+    assert torch.equal(still.rotation, stage._ensemble.rest.rotation) and float(still.expression[0, 0]) == pytest.approx(
+        stage.weights(2)[0]
+    )
     neutral = stage._ensemble.pose("", 2.0, Controls(follow=False))
     assert float(neutral.expression.abs().max()) == 0
 
@@ -98,7 +100,9 @@ def test_truth_and_render_lie_on_each_other(stage: AvatarStage, camera: str) -> 
 
 def test_psnr_falls_when_the_avatar_is_wrong(stage: AvatarStage) -> None:
     right = stage.measure(1, "c", "")
-    wrong = AvatarStage(replace(stage.avatar, gaussians=with_colors(stage.avatar.gaussians, torch.zeros(len(stage.avatar.gaussians), 3))), stage.tracked)
+    wrong = AvatarStage(
+        replace(stage.avatar, gaussians=with_colors(stage.avatar.gaussians, torch.zeros(len(stage.avatar.gaussians), 3))), stage.tracked
+    )
     assert right.shape == (2, 3) and right[0, 0] > 20 and right[1, 0] > 0.8
     worse = wrong.measure(1, "c", "")
     assert worse[0, 0] < right[0, 0] - 8 and worse[1, 0] < right[1, 0]

@@ -35,7 +35,9 @@ def test_a_slider_moves_what_it_names_and_nothing_else(viewer, fresh, keep) -> N
     assert abs(before.shape[1] / before.shape[0] - canvas["width"] / canvas["height"]) < 0.02
     keep(page, "first-picture")
     # The browser shows what was drawn.
-    assert count(on_screen(page), RED) == pytest.approx(count(before, RED) * canvas["width"] * canvas["height"] / before[..., 0].size, rel=0.1)
+    assert count(on_screen(page), RED) == pytest.approx(
+        count(before, RED) * canvas["width"] * canvas["height"] / before[..., 0].size, rel=0.1
+    )
 
     started = time.monotonic()
     type_slider(page, "jawOpen", 0.9)
@@ -69,7 +71,9 @@ def test_playing_and_pausing_with_sound_in_step(viewer, fresh, keep) -> None:
     drifts = []
     for _ in range(12):
         page.wait_for_timeout(100)
-        drift = page.evaluate("(() => { const a = document.querySelector('#av audio'); return a.paused ? null : Number(a.dataset.drift); })()")
+        drift = page.evaluate(
+            "(() => { const a = document.querySelector('#av audio'); return a.paused ? null : Number(a.dataset.drift); })()"
+        )
         drifts += [drift] if drift is not None else []
     keep(page, "playing")
     assert drifts and abs(float(np.median(drifts))) < 0.08
@@ -114,7 +118,9 @@ def test_comparing_with_the_truth(viewer, fresh, keep) -> None:
     picture = still(guest)
     half = picture.shape[1] // 2
     assert count(picture[:, : half - 20], SKIN) == 0 and count(picture[:, half + 20 :], SKIN) > 1000
-    until(lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)[:, 0, 0]).any(), what="the PSNR curve")
+    until(
+        lambda: viewer.curve(guest.session) is not None and not np.isnan(viewer.curve(guest.session)[:, 0, 0]).any(), what="the PSNR curve"
+    )
     keep(page, "wipe")
     handle = page.locator("#av-wipe").bounding_box()
     page.mouse.move(handle["x"] + 14, 300)

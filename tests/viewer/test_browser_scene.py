@@ -80,7 +80,13 @@ def test_the_list_of_cameras_leads_to_each(viewer, scene, keep) -> None:
     page.get_by_role("button", name="Cameras of the capture").click()
     tiles = page.locator("#av-cameras .tile")
     until(lambda: tiles.count() == 4, what="four cameras")
-    until(lambda: page.evaluate("[...document.querySelectorAll('#av-cameras img')].filter(i => i.complete && i.naturalHeight === 144).length") == 4, what="pictures")
+    until(
+        lambda: (
+            page.evaluate("[...document.querySelectorAll('#av-cameras img')].filter(i => i.complete && i.naturalHeight === 144).length")
+            == 4
+        ),
+        what="pictures",
+    )
     assert "held out" in tiles.nth(1).inner_text()  # b is
     keep(page, "cameras")
     tiles.nth(3).click()

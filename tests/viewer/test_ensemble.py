@@ -52,7 +52,9 @@ def test_an_avatar_of_the_same_capture_plays_its_own_tracking(toy_stage) -> None
     # Beyond the frames that both know, as in an added take, it follows the first.
     stage.add_take("more.npz", stage.save_take(stage.timeline.segments[0].name, {}, ".npz"))
     late = float(line.frame_count)
-    assert torch.allclose(stage._ensemble.pose("avatar", late, Controls()).expression, stage._ensemble.pose("toy", late, Controls()).expression)
+    assert torch.allclose(
+        stage._ensemble.pose("avatar", late, Controls()).expression, stage._ensemble.pose("toy", late, Controls()).expression
+    )
 
 
 def test_names_are_matched_and_what_a_head_lacks_is_left_out(toy_stage) -> None:

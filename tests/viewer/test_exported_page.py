@@ -59,7 +59,9 @@ def person(count: int, degree: int, bases: int = 6, hidden: int = 8, pose_basis:
     settings = deform.DeformSettings(bases=max(bases, 1), hidden=hidden)
     parameters: dict[str, torch.Tensor] = {}
     name = "blendshapes" if bases else "binding"
-    poses = HeadPose(*(torch.zeros(24, *x.shape[1:]) for x in (head.neutral().expression, head.neutral().joints, *2 * [head.neutral().rotation])))
+    poses = HeadPose(
+        *(torch.zeros(24, *x.shape[1:]) for x in (head.neutral().expression, head.neutral().joints, *2 * [head.neutral().rotation]))
+    )
     phase = torch.linspace(0, 3, 24)
     poses.expression[:, head.expression_index("jawOpen")] = 0.5 + 0.5 * phase.sin()
     poses.expression[:, head.expression_index("mouthSmileLeft")] = 0.3
@@ -71,7 +73,10 @@ def person(count: int, degree: int, bases: int = 6, hidden: int = 8, pose_basis:
         parameters = deform.find(name).settle(parameters, torch.stack([deform.frame_code(poses[t]) for t in range(24)]))
     K = torch.tensor([[700.0, 0, 131], [0, 690, 170], [0, 0, 1]])
     target = poses.translation[0]
-    views = [look_at(target + torch.tensor(eye), target, torch.tensor([0.0, 1, 0])) for eye in ([0.1, 0.05, 0.75], [0.6, 0.1, 0.45], [0.0, 0.0, 0.3])]
+    views = [
+        look_at(target + torch.tensor(eye), target, torch.tensor([0.0, 1, 0]))
+        for eye in ([0.1, 0.05, 0.75], [0.6, 0.1, 0.45], [0.0, 0.0, 0.3])
+    ]
     cameras = Cameras(("front", "side", "close"), K.repeat(3, 1, 1), torch.stack(views), 256, 352)
     line = Timeline(poses, (Segment("ONE", 0, 14), Segment("TWO", 14, 24)), FPS, cameras)
     return Avatar(head, identity, g, name, settings, parameters, {}, line)
@@ -86,7 +91,14 @@ def native(avatar: Avatar, pose: HeadPose, camera: Cameras, background: tuple[fl
 
 def of_page(page: Any, camera: Cameras, background: tuple[float, ...], **wanted: Any) -> np.ndarray:
     """The page's picture through the same camera."""
-    request = {"width": camera.width, "height": camera.height, "K": camera.Ks[0].tolist(), "viewmat": camera.viewmats[0].tolist(), "background": list(background), **wanted}
+    request = {
+        "width": camera.width,
+        "height": camera.height,
+        "K": camera.Ks[0].tolist(),
+        "viewmat": camera.viewmats[0].tolist(),
+        "background": list(background),
+        **wanted,
+    }
     content = base64.b64decode(page.evaluate("request => avatar.picture(request)", request))
     return np.frombuffer(content, np.uint8).reshape(camera.height, camera.width, 4)[..., :3].astype(np.float32)
 
@@ -96,7 +108,11 @@ POSES: tuple[dict[str, Any], ...] = (  # camera, and what the page is asked for
     {"camera": 0, "frame": 17},
     {"camera": 0, "expression": {"jawOpen": 1.0}},
     {"camera": 2, "expression": {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 0.6, "mouthPucker": 0.8}},
-    {"camera": 0, "expression": {"jawOpen": 0.4, "browInnerUp": 1}, "joints": {"neck": [0.05, 0.3, 0.0], "head": [0.1, 0.5, -0.1], "eye_left": [-0.2, 0.3, 0]}},
+    {
+        "camera": 0,
+        "expression": {"jawOpen": 0.4, "browInnerUp": 1},
+        "joints": {"neck": [0.05, 0.3, 0.0], "head": [0.1, 0.5, -0.1], "eye_left": [-0.2, 0.3, 0]},
+    },
     {"camera": 1, "rotation": [0.1, -0.6, 0.2], "translation": [0.08, 1.18, -0.28]},
 )
 
@@ -176,7 +192,9 @@ def decoded(content: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("degree", "bases", "hidden", "pose_basis"), [(1, 6, 8, False), (3, 5, 0, True), (0, 0, 0, False)])
-def test_the_same_picture_as_the_native_renderer(open_file, keep, tmp_path: Path, degree: int, bases: int, hidden: int, pose_basis: bool) -> None:
+def test_the_same_picture_as_the_native_renderer(
+    open_file, keep, tmp_path: Path, degree: int, bases: int, hidden: int, pose_basis: bool
+) -> None:
     avatar = person(1500, degree, bases, hidden, pose_basis)
     export(avatar, avatar.head.neutral(), tmp_path / "page.html", "html")
     page = open_file(tmp_path / "page.html")
@@ -195,12 +213,17 @@ def test_the_same_picture_as_the_native_renderer(open_file, keep, tmp_path: Path
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(ARTIFACTS / f"page-and-native-degree-{degree}.png"), np.concatenate(rows, 0)[..., ::-1].astype(np.uint8))
     different = native(avatar, posed(avatar, POSES[2]), avatar.timeline.cameras[0], background)[0]
-    assert np.abs(different - native(avatar, rest_pose(avatar), avatar.timeline.cameras[0], background)[0]).mean() > MEAN_ERROR, "poses differ by more than the bar"
+    assert np.abs(different - native(avatar, rest_pose(avatar), avatar.timeline.cameras[0], background)[0]).mean() > MEAN_ERROR, (
+        "poses differ by more than the bar"
+    )
 
 
 def test_nothing_is_fetched_and_names_are_text(open_file, actor) -> None:
     page = open_file(actor[1])
-    assert all(url.startswith(("file://", "blob:", "data:")) for url in page.requests) and sum(u.startswith("file://") for u in page.requests) == 1
+    assert (
+        all(url.startswith(("file://", "blob:", "data:")) for url in page.requests)
+        and sum(u.startswith("file://") for u in page.requests) == 1
+    )
     assert page.get_by_role("heading", name="Anna <1>").is_visible() and page.title() == "Anna <1>"
     refused = page.evaluate("fetch('https://example.org').then(() => '', error => String(error))")
     assert "TypeError" in refused
@@ -236,7 +259,11 @@ def test_sliders_presets_search_and_reset(open_file, actor, keep) -> None:
     keep(page, "page-surprise")
     page.keyboard.press("/")
     page.keyboard.type("brow up")
-    assert page.locator(".row[data-name]:visible").evaluate_all("rows => rows.map(r => r.dataset.name)") == ["browInnerUp", "browOuterUpLeft", "browOuterUpRight"]
+    assert page.locator(".row[data-name]:visible").evaluate_all("rows => rows.map(r => r.dataset.name)") == [
+        "browInnerUp",
+        "browOuterUpLeft",
+        "browOuterUpRight",
+    ]
     page.locator("#search").fill("nobody")
     assert page.locator(".row[data-name]:visible").count() == 0 and page.locator("#faces.empty").count() == 1
     assert page.problems == []
@@ -251,7 +278,9 @@ def test_head_gaze_and_camera(open_file, actor, keep) -> None:
     turned = settled(page)
     keep(page, "page-turned")
     assert np.abs(turned - before).mean() > 2
-    joints = np.reshape(page.evaluate("avatar.last.joints.map(v => v - 0)"), (5, 3)) - np.reshape(page.evaluate("avatar.recording.at(0, 0, 14).joints"), (5, 3))
+    joints = np.reshape(page.evaluate("avatar.last.joints.map(v => v - 0)"), (5, 3)) - np.reshape(
+        page.evaluate("avatar.recording.at(0, 0, 14).joints"), (5, 3)
+    )
     assert joints[0, 1] == pytest.approx(0.4 * np.radians(40), abs=1e-3) and joints[3, 0] == pytest.approx(-np.radians(20), abs=1e-3)
     box = page.locator("#view").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -321,7 +350,10 @@ def test_poses_between_frames_are_those_of_the_viewer(open_file, actor) -> None:
     avatar, path = actor
     page = open_file(path)
     for time_, start, stop in ((3.25, 0, 14), (13.7, 0, 14), (20.5, 14, 24)):
-        found = page.evaluate("([t, a, b]) => { const p = avatar.recording.at(t, a, b); return Object.fromEntries(Object.entries(p).map(([k, v]) => [k, [...v]])); }", [time_, start, stop])
+        found = page.evaluate(
+            "([t, a, b]) => { const p = avatar.recording.at(t, a, b); return Object.fromEntries(Object.entries(p).map(([k, v]) => [k, [...v]])); }",
+            [time_, start, stop],
+        )
         want = Track(avatar.timeline.codes).at(time_, stop)
         for name in ("expression", "joints", "rotation", "translation"):
             np.testing.assert_allclose(found[name], getattr(want, name).numpy().ravel(), atol=3e-4)
@@ -329,7 +361,9 @@ def test_poses_between_frames_are_those_of_the_viewer(open_file, actor) -> None:
 
 def test_on_a_phone(open_file, actor, keep) -> None:
     page = open_file(actor[1], viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
-    assert page.evaluate("[document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight]") == [390, 390, 844], "nothing sticks out"
+    assert page.evaluate("[document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight]") == [390, 390, 844], (
+        "nothing sticks out"
+    )
     settled(page)
     keep(page, "page-phone")
     stage = page.locator("#stage").bounding_box()
@@ -361,7 +395,10 @@ def test_what_is_missing_is_said(open_file, actor, tmp_path: Path, keep) -> None
 
 def test_without_half_floats_it_still_draws(open_file, actor) -> None:
     avatar, path = actor
-    page = open_file(path, "const get = WebGL2RenderingContext.prototype.getExtension; WebGL2RenderingContext.prototype.getExtension = function (name) { return name.startsWith('EXT_color') ? null : get.call(this, name); }")
+    page = open_file(
+        path,
+        "const get = WebGL2RenderingContext.prototype.getExtension; WebGL2RenderingContext.prototype.getExtension = function (name) { return name.startsWith('EXT_color') ? null : get.call(this, name); }",
+    )
     assert page.evaluate("avatar.splats.exact") is False
     page.get_by_role("tab", name="About").click()
     assert "lacks half floats" in page.locator("#facts").inner_text()

@@ -52,7 +52,9 @@ def test_ellipsoids_hide_each_other_and_haze_is_left_out() -> None:
     nothing = render_ellipsoids(gaussians(haze), one_camera(), (0.5, 0.5, 0.5))
     assert float(nothing.alpha.max()) == 0 and torch.equal(nothing.color, torch.full_like(nothing.color, 0.5))
     with pytest.raises(ValueError, match="one camera"):
-        render_ellipsoids(gaussians(near), Cameras(("a", "b"), *(x.repeat(2, 1, 1) for x in (one_camera().Ks, one_camera().viewmats)), 8, 8))
+        render_ellipsoids(
+            gaussians(near), Cameras(("a", "b"), *(x.repeat(2, 1, 1) for x in (one_camera().Ks, one_camera().viewmats)), 8, 8)
+        )
 
 
 def with_tiles(head: HeadModel) -> HeadModel:
@@ -108,14 +110,18 @@ def from_above(stage) -> tuple[Request, Cameras]:
     T[:3, 3] = -T[:3, :3] @ view.position
     request = Request(480, 320, tuple(T.ravel()), view.fov, frustums=True, background=(0, 0, 0))
     focal = 160 / math.tan(view.fov / 2)
-    eye = Cameras(("eye",), torch.tensor([[[focal, 0, 240], [0, focal, 160], [0, 0, 1]]]), torch.tensor(T, dtype=torch.float32)[None], 480, 320)
+    eye = Cameras(
+        ("eye",), torch.tensor([[[focal, 0, 240], [0, focal, 160], [0, 0, 1]]]), torch.tensor(T, dtype=torch.float32)[None], 480, 320
+    )
     return request, eye
 
 
 def test_the_cameras_of_the_capture_are_drawn_where_they_stand(toy_stage) -> None:
     request, eye = from_above(toy_stage)
     found = frustums(toy_stage.avatar.timeline.cameras, np.asarray(toy_stage.place.centre), eye)
-    assert sorted(f.name for f in found) == ["a", "b", "c", "d"] and [f.depth for f in found] == sorted((f.depth for f in found), reverse=True)
+    assert sorted(f.name for f in found) == ["a", "b", "c", "d"] and [f.depth for f in found] == sorted(
+        (f.depth for f in found), reverse=True
+    )
     for frustum in found:
         assert 0 <= frustum.apex[0] <= 480 and 0 <= frustum.apex[1] <= 320, "the overview shows every camera"
     plain, shown = (toy_stage.render(Request(**{**request.__dict__, "frustums": f})).astype(int) for f in (False, True))
@@ -165,5 +171,9 @@ def test_the_overview_sees_everything_from_outside() -> None:
         x = np.cross(z, view.up) / np.linalg.norm(np.cross(z, view.up))
         local = (np.concatenate([centres, np.zeros((1, 3))]) - view.position) @ np.stack([x, np.cross(z, x), z]).T
         slope = math.tan(view.fov / 2)
-        assert (local[:, 2] > 0).all() and (np.abs(local[:, 1] / local[:, 2]) < slope).all() and (np.abs(local[:, 0] / local[:, 2]) < slope * aspect).all()
+        assert (
+            (local[:, 2] > 0).all()
+            and (np.abs(local[:, 1] / local[:, 2]) < slope).all()
+            and (np.abs(local[:, 0] / local[:, 2]) < slope * aspect).all()
+        )
     assert np.allclose(view_matrix(np.array([1.0, 0, 0, 0]), np.zeros(3)), np.eye(4))

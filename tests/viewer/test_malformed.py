@@ -32,7 +32,26 @@ from viewer.incoming import MOST_REFUSALS, MOST_UPLOAD, MOST_UPLOADS, Foreign, J
 from viewer.takes import read_take
 from viewer.visitor import Visitor
 
-WEIRD: tuple[Any, ...] = (None, True, -1, 1e308, -(10**30), math.nan, math.inf, "", "x", "\x00", "é" * 300, [], {}, [1], [[[[]]]], {"a": 1}, "1", b"x")
+WEIRD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1e308,
+    -(10**30),
+    math.nan,
+    math.inf,
+    "",
+    "x",
+    "\x00",
+    "é" * 300,
+    [],
+    {},
+    [1],
+    [[[[]]]],
+    {"a": 1},
+    "1",
+    b"x",
+)
 
 
 def noise(chance: random.Random, most: int) -> bytes:
@@ -65,7 +84,9 @@ def in_thread(work: Callable[[], Any]) -> Any:
 
 
 def alive(viewer: Viewer) -> None:
-    request = urllib.request.Request(f"http://127.0.0.1:{viewer.port}/stage.css", headers={"Cookie": viewer.gate.cookie(viewer.port).split(";")[0]})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{viewer.port}/stage.css", headers={"Cookie": viewer.gate.cookie(viewer.port).split(";")[0]}
+    )
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.status == 200
 
@@ -182,7 +203,12 @@ def test_the_judge_refuses_every_malformed_message_of_viser(viewer: Viewer) -> N
                 pytest.fail(f"passed: {bad}")
             assert str(refused.value), bad
             count += 1
-        for bad in [noise(chance, 300) for _ in range(150)] + ["text", b"", msgspec.msgpack.encode({"type": "Nothing"}), msgspec.msgpack.encode([1])]:
+        for bad in [noise(chance, 300) for _ in range(150)] + [
+            "text",
+            b"",
+            msgspec.msgpack.encode({"type": "Nothing"}),
+            msgspec.msgpack.encode([1]),
+        ]:
             with pytest.raises(Foreign):
                 judge.check(bad)
         good = {"slider": 1, "checkbox": True, "dropdown": "b", "text": "x" * 1000, "rgb": [0, 255, 7], "button": True}
@@ -246,7 +272,9 @@ def test_two_hundred_damaged_takes_are_refused_by_name(monkeypatch: pytest.Monke
     inputs = [(f"n{i}{suffix}", noise(chance, 400)) for i in range(20) for suffix in (".csv", ".json", ".npz", ".wav")]
     inputs += [(f"cut{i}.npz", npz.getvalue()[: chance.randrange(4, len(npz.getvalue()) - 30)]) for i in range(30)]
     inputs += [(f"cut{i}.json", text[: chance.randrange(len(text) - 1)]) for i in range(30)]
-    inputs += [(f"flip{i}.json", text.replace(b"0.5", v)) for i, v in enumerate((b"NaN", b"Infinity", b"1e999", b'"x"', b"null", b"[]", b"{}"))]
+    inputs += [
+        (f"flip{i}.json", text.replace(b"0.5", v)) for i, v in enumerate((b"NaN", b"Infinity", b"1e999", b'"x"', b"null", b"[]", b"{}"))
+    ]
     inputs += [(f"cell{i}.csv", csv.replace(b"0.2", v, 1)) for i, v in enumerate((b"nan", b"inf", b"x", b"1e999", b"0.2,0.3"))]
     inputs += [("take" + suffix, text) for suffix in ("", ".exe", ".pkl", ".../../x", ".TXT", ".\x00", ".py", ".toml")]
     bomb = io.BytesIO()
@@ -267,7 +295,9 @@ def test_malformed_requests_get_an_answer_or_a_closed_door(viewer: Viewer) -> No
     cookie = viewer.gate.cookie(viewer.port).split(";")[0]
     host = f"127.0.0.1:{viewer.port}"
     paths = ["/" + "".join(chance.choice("abc/.%2e\\?#&=~:;,'\"<>") for _ in range(chance.randrange(1, 60))) for _ in range(120)]
-    paths += ["/sound/" + "".join(chance.choice("0123456789abc/-") for _ in range(12)) for _ in range(40)] + ["/" + "a" * n for n in (2000, 7000)]
+    paths += ["/sound/" + "".join(chance.choice("0123456789abc/-") for _ in range(12)) for _ in range(40)] + [
+        "/" + "a" * n for n in (2000, 7000)
+    ]
     ranges = ["bytes=" + "".join(chance.choice("0123456789-,") for _ in range(8)) for _ in range(40)]
     for path, extra in [(p, {}) for p in paths] + [("/stage.css", {"Range": r}) for r in ranges]:
         for header in ({"Cookie": cookie}, {}):
@@ -285,7 +315,9 @@ def test_malformed_requests_get_an_answer_or_a_closed_door(viewer: Viewer) -> No
 
 def test_a_socket_without_the_key_is_told_so(viewer: Viewer) -> None:
     async def knock() -> tuple[int | None, str | None]:
-        async with connect(f"ws://127.0.0.1:{viewer.port}/bar/guess", additional_headers={"Cookie": viewer.gate.cookie(viewer.port).split(";")[0]}) as bar:
+        async with connect(
+            f"ws://127.0.0.1:{viewer.port}/bar/guess", additional_headers={"Cookie": viewer.gate.cookie(viewer.port).split(";")[0]}
+        ) as bar:
             await asyncio.wait_for(bar.wait_closed(), 10)
             return bar.close_code, bar.close_reason
 

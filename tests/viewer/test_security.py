@@ -108,7 +108,9 @@ def test_the_server_refuses(viewer: Viewer, path: str, headers: dict, status: in
     assert found == status and b"private" in body and viewer.gate.token.encode() not in body
 
 
-@pytest.mark.parametrize("path", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/assets/x", "/sound/x/0", "/sound/x/-1", "/sound//", "/bar/x"])
+@pytest.mark.parametrize(
+    "path", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/assets/x", "/sound/x/0", "/sound/x/-1", "/sound//", "/bar/x"]
+)
 def test_there_is_nothing_else_to_fetch(viewer: Viewer, path: str) -> None:
     assert fetch(viewer, path, cookie(viewer))[0] == 404
 
@@ -145,14 +147,21 @@ def test_two_hundred_malformed_messages_leave_the_server_alive(viewer: Viewer) -
 
     chance = random.Random(4)
     noise = [bytes(chance.randrange(256) for _ in range(chance.randrange(1, 300))) for _ in range(90)]
-    shaped = [json.dumps(x) for x in ({}, [], None, 1, {"do": 3}, {"do": "seek", "value": "x"}, {"do": "speed", "value": 1e400}, {"do": "mode", "value": []})]
+    shaped = [
+        json.dumps(x)
+        for x in ({}, [], None, 1, {"do": 3}, {"do": "seek", "value": "x"}, {"do": "speed", "value": 1e400}, {"do": "mode", "value": []})
+    ]
 
     async def attack() -> None:
         headers = cookie(viewer)
         for message in [*noise, *shaped, "\x00", "[" * 5000, "A" * 70000] * 2:
             try:
                 async with connect(
-                    f"ws://127.0.0.1:{viewer.port}/", additional_headers=headers, subprotocols=["viser-v1.1.1"], open_timeout=10, close_timeout=0.01
+                    f"ws://127.0.0.1:{viewer.port}/",
+                    additional_headers=headers,
+                    subprotocols=["viser-v1.1.1"],
+                    open_timeout=10,
+                    close_timeout=0.01,
                 ) as peer:
                     await peer.send(message)
             except Exception:  # refused by closing: that is what should happen

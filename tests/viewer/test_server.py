@@ -19,6 +19,7 @@ from viewer.soak import MOST_GROWTH, VISITORS, soak, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 
+
 @pytest.mark.parametrize("host", ["203.0.113.1", "127.0.0.1", "no.such.name.invalid"])
 def test_a_place_where_nothing_can_listen_is_said_at_once(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("viewer.avatar_stage.open_stage", lambda *_: BallStage())
@@ -32,8 +33,14 @@ def test_guests_come_and_go_without_a_trace() -> None:
     with Viewer(BallStage()) as viewer:
         report = soak(viewer, 6 * VISITORS * 60, 6)
     assert report["errors"] == [] and report["visits"] == 18 and report["events"] == 6 * VISITORS * 60, report
-    assert report["pictures"] > 40 and report["refusals"] > 20 and report["saved"] > 0 and report["packets"] > 0 < report["packets_refused"], report
-    assert report["growth_percent"] <= MOST_GROWTH and report["threads"][-1] <= report["threads"][1] + 1 and report["open_files"][-1] <= report["open_files"][1] + 2, report
+    assert (
+        report["pictures"] > 40 and report["refusals"] > 20 and report["saved"] > 0 and report["packets"] > 0 < report["packets_refused"]
+    ), report
+    assert (
+        report["growth_percent"] <= MOST_GROWTH
+        and report["threads"][-1] <= report["threads"][1] + 1
+        and report["open_files"][-1] <= report["open_files"][1] + 2
+    ), report
 
 
 def test_the_soak_sees_a_leak() -> None:

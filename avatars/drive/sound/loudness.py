@@ -80,7 +80,8 @@ class Loudness:
         rounded = (1 - spread) * jaw
         stretch = spread * jaw + 0.6 * teeth * open_
         target = np.array(
-            [0.6 * jaw, 0.45 * rounded, 0.25 * rounded, 0.3 * stretch, 0.3 * stretch, 0.3 * jaw, 0.3 * jaw, 0.12 * jaw, 0.12 * jaw], np.float32
+            [0.6 * jaw, 0.45 * rounded, 0.25 * rounded, 0.3 * stretch, 0.3 * stretch, 0.3 * jaw, 0.3 * jaw, 0.12 * jaw, 0.12 * jaw],
+            np.float32,
         )
         share = np.where(target > self._weights, np.float32(RISE), np.float32(FALL))
         self._weights = self._weights + share * (target - self._weights)

@@ -45,7 +45,9 @@ PLACE = 2.0**-16  # metres
 def collect(avatar: Avatar) -> tuple[dict[str, Any], Payload]:
     """Facts and arrays of `avatar`; UserError when its deformation is one that pages do not know."""
     if avatar.deformation not in SUPPORTED:
-        raise UserError(f"html pages know the deformations {', '.join(SUPPORTED)}; this avatar uses {avatar.deformation}. Export another format.")
+        raise UserError(
+            f"html pages know the deformations {', '.join(SUPPORTED)}; this avatar uses {avatar.deformation}. Export another format."
+        )
     avatar = avatar.to("cpu", torch.float32)
     payload = Payload()
     gaussians, moves = _visible(avatar)
@@ -130,7 +132,11 @@ def _facts(avatar: Avatar, gaussians: CanonicalGaussians, moves: Tensor | None) 
     centre, radius = head_ball(avatar, rest)
     names = head.expression_names
     presets = {p: {n: w for n, w in preset(p, names).items() if w} for p in PRESETS}
-    spans = np.zeros((len(names), 2)) if not line.frame_count else torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).numpy()
+    spans = (
+        np.zeros((len(names), 2))
+        if not line.frame_count
+        else torch.stack([line.codes.expression.amin(0), line.codes.expression.amax(0)], 1).numpy()
+    )
     return {
         "gaussians": len(gaussians),
         "coefficients": gaussians.sh.shape[1],

@@ -42,7 +42,9 @@ def test_csv_is_written_at_a_rate_that_readers_can_tell(tmp_path: Path, frames: 
     save_codes(tmp_path / "a.csv", clip(frames, fps))
     back = open_driver(tmp_path / "a.csv")
     assert back.fps == expected and back.duration == pytest.approx(frames / fps, abs=0.02)
-    np.testing.assert_allclose(back.at(0.5).weight("jawOpen"), clip(frames, fps).at(0.5).weight("jawOpen"), atol=1e-5 if fps == expected else 0.5)
+    np.testing.assert_allclose(
+        back.at(0.5).weight("jawOpen"), clip(frames, fps).at(0.5).weight("jawOpen"), atol=1e-5 if fps == expected else 0.5
+    )
 
 
 def test_every_writer_belongs_to_a_reader() -> None:
@@ -54,7 +56,9 @@ def test_every_writer_belongs_to_a_reader() -> None:
 
 def test_npz_keeps_everything(tmp_path: Path) -> None:
     codes = clip(5)
-    codes = Codes(codes.names, codes.weights, codes.times, {"jaw": codes.joints["head"]}, codes.joints["head"], codes.joints["head"] + 1, 60)
+    codes = Codes(
+        codes.names, codes.weights, codes.times, {"jaw": codes.joints["head"]}, codes.joints["head"], codes.joints["head"] + 1, 60
+    )
     save_codes(tmp_path / "a.npz", codes)
     back = open_driver(tmp_path / "a.npz")
     for a, b in ((back.rotation, codes.rotation), (back.translation, codes.translation), (back.joints["jaw"], codes.joints["jaw"])):
@@ -130,7 +134,9 @@ def test_csv_gaze_weights_silence_the_eye_angles(tmp_path: Path) -> None:
 
 
 def test_csv_last_line_cut_off_is_left_out(tmp_path: Path) -> None:
-    text = livelink([["00:00:00:00.0", 1, 0.1], ["00:00:00:01.0", 1, 0.2], ["00:00:00:02.0", 1]], ["Timecode", "BlendshapeCount", "JawOpen"])
+    text = livelink(
+        [["00:00:00:00.0", 1, 0.1], ["00:00:00:01.0", 1, 0.2], ["00:00:00:02.0", 1]], ["Timecode", "BlendshapeCount", "JawOpen"]
+    )
     (tmp_path / "a.csv").write_text(text)
     with pytest.warns(UserWarning, match="line 4: cut off"):
         assert len(open_driver(tmp_path / "a.csv")) == 2
@@ -210,10 +216,22 @@ def test_arkit_npz_dialects(tmp_path: Path) -> None:
 
 
 def test_codes_of_a_tracked_folder_take_the_names_of_its_manifest(tmp_path: Path) -> None:
-    np.savez(tmp_path / "codes.npz", expression=np.ones((3, 2), np.float32), joints=np.zeros((3, 5, 3)), rotation=np.zeros((3, 3)), translation=np.zeros((3, 3)))
-    (tmp_path / "manifest.json").write_text(json.dumps({"kind": "avatars.tracked_sequence", "fps": 24, "expression_names": ["jawOpen", "cheekPuff"]}))
+    np.savez(
+        tmp_path / "codes.npz",
+        expression=np.ones((3, 2), np.float32),
+        joints=np.zeros((3, 5, 3)),
+        rotation=np.zeros((3, 3)),
+        translation=np.zeros((3, 3)),
+    )
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"kind": "avatars.tracked_sequence", "fps": 24, "expression_names": ["jawOpen", "cheekPuff"]})
+    )
     codes = open_driver(tmp_path / "codes.npz")
-    assert codes.names == ("jawOpen", "cheekPuff") and codes.fps == 24 and set(codes.joints) == {"neck", "head", "jaw", "eye_left", "eye_right"}
+    assert (
+        codes.names == ("jawOpen", "cheekPuff")
+        and codes.fps == 24
+        and set(codes.joints) == {"neck", "head", "jaw", "eye_left", "eye_right"}
+    )
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,12 @@ def test_both_eyes_point_at_it_from_any_pose(head, target) -> None:
     identity, generator = head.mean_identity(), torch.Generator().manual_seed(0)
     for turned in (0.0, 0.25):
         noise = torch.rand(1, head.J, 3, generator=generator) - 0.5
-        pose = replace(head.neutral(), joints=turned * noise, rotation=turned * torch.tensor([[0.1, -0.5, 0.2]]), translation=turned * torch.tensor([[0.1, 0.2, 0.1]]))
+        pose = replace(
+            head.neutral(),
+            joints=turned * noise,
+            rotation=turned * torch.tensor([[0.1, -0.5, 0.2]]),
+            translation=turned * torch.tensor([[0.1, 0.2, 0.1]]),
+        )
         weights = pose.expression.clone()
         weights[0, head.expression_index("eyeLookOutLeft")] = 0.7  # what it looked at before does not matter
         point = torch.tensor(target)

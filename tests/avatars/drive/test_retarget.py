@@ -59,7 +59,9 @@ def test_the_turn_of_the_head_is_shared_with_the_neck() -> None:
 
 
 def test_a_head_without_jaw_and_gaze_expressions_turns_joints() -> None:
-    pose = retarget(codes_of(mouthSmileLeft=1, jawOpen=0.5, eyeLookOutLeft=1, eyeLookInRight=1, eyeLookUpRight=0.5), Rig(("mouthSmileLeft",)))
+    pose = retarget(
+        codes_of(mouthSmileLeft=1, jawOpen=0.5, eyeLookOutLeft=1, eyeLookInRight=1, eyeLookUpRight=0.5), Rig(("mouthSmileLeft",))
+    )
     assert pose.joints[0, 2].tolist() == pytest.approx([0.5 * JAW_OPEN, 0, 0])  # > 0 about x: the chin goes down
     assert pose.joints[0, 3].tolist() == pytest.approx([0, GAZE["Out"], 0])  # the left eye outwards: to the subject's left
     assert pose.joints[0, 4].tolist() == pytest.approx([-0.5 * GAZE["Up"], GAZE["In"], 0])  # the right eye inwards: also left

@@ -39,10 +39,15 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tracked: TrackedSe
     gaussians = with_colors(gaussians, torch.rand(len(gaussians), 3, generator=generator))
     settings = deform.DeformSettings(bases=3, hidden=0)
     size = deform.code_size(head.E, head.J)
-    parameters = {k: v + 0.002 * torch.randn(v.shape, generator=generator) for k, v in deform.find("blendshapes").create(settings, gaussians, size, generator).items()}
+    parameters = {
+        k: v + 0.002 * torch.randn(v.shape, generator=generator)
+        for k, v in deform.find("blendshapes").create(settings, gaussians, size, generator).items()
+    }
     colors = {"a": torch.eye(3, 4), "b": torch.eye(3, 4) * 0.8}
     timeline = Timeline(tiny_tracked.codes, tiny_tracked.segments, 24.0, tiny_tracked.cameras, str(tiny_tracked.folder), ("d",), ("TWO",))
-    save_avatar(Avatar(head, tiny_tracked.identity, gaussians, "blendshapes", settings, parameters, colors, timeline, {"seconds": 1.0}), folder)
+    save_avatar(
+        Avatar(head, tiny_tracked.identity, gaussians, "blendshapes", settings, parameters, colors, timeline, {"seconds": 1.0}), folder
+    )
     write_sound(folder / "audio" / "ONE.wav", 1.0)
     return folder
 

@@ -56,7 +56,25 @@ def test_a_sequence_is_replayed_with_its_sound(toy_folder: Path, tmp_path: Path)
 
 def test_a_turntable_of_the_neutral_face(toy_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "round.mp4"
-    assert main(["render", "--path", "turntable", str(toy_folder), "--seconds", "0.5", "--fps", "12", "--background", "black", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "render",
+                "--path",
+                "turntable",
+                str(toy_folder),
+                "--seconds",
+                "0.5",
+                "--fps",
+                "12",
+                "--background",
+                "black",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     frames, fps, _ = opened(out)
     assert len(frames) == 6 and fps == 12 and frames[0][0, 0].max() < 25
     assert np.abs(frames[0].astype(int) - frames[3]).mean() > 3
@@ -90,7 +108,9 @@ def test_drive_cuts_mirrors_and_saves(toy_folder: Path, toy_avatar: Avatar, tmp_
     assert len(opened(tmp_path / "c.mp4")[0]) == 4
 
 
-def test_drive_with_the_codes_of_another_folder(toy_folder: Path, tiny_tracked: TrackedSequence, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_drive_with_the_codes_of_another_folder(
+    toy_folder: Path, tiny_tracked: TrackedSequence, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     for source in (toy_folder, tiny_tracked.folder):
         assert main(["drive", str(toy_folder), "--codes", str(source), "--sequence", "TWO", "--out", str(tmp_path / "c.mp4")]) == 0
         assert len(opened(tmp_path / "c.mp4")[0]) == 2

@@ -38,6 +38,7 @@ def read_ply(path: Path) -> dict[str, np.ndarray]:
 
 def gaussians_of(ply: dict[str, np.ndarray]) -> Gaussians:
     """Activated Gaussians, by the definitions of 3D Gaussian Splatting's own loader."""
+
     def columns(prefix: str, count: int) -> torch.Tensor:
         return torch.from_numpy(np.stack([ply[f"{prefix}{i}"] for i in range(count)], 1))
 
@@ -51,7 +52,11 @@ def test_inria_ply_has_its_62_floats_and_renders_the_same(toy_avatar: Avatar, tm
     pose = tracked_poses(toy_avatar, "ONE")[2]
     figures = export(toy_avatar, pose, tmp_path / "frame.ply", "ply")
     ply = read_ply(tmp_path / "frame.ply")
-    assert len(ply) == 62 and list(ply)[:6] == ["x", "y", "z", "nx", "ny", "nz"] and list(ply)[-8:-4] == ["opacity", "scale_0", "scale_1", "scale_2"]
+    assert (
+        len(ply) == 62
+        and list(ply)[:6] == ["x", "y", "z", "nx", "ny", "nz"]
+        and list(ply)[-8:-4] == ["opacity", "scale_0", "scale_1", "scale_2"]
+    )
     assert figures["gaussians"] == len(ply["x"]) == len(toy_avatar.gaussians)
     back, cameras = gaussians_of(ply), toy_avatar.timeline.cameras
     torch.testing.assert_close(back.quats.norm(dim=1), torch.ones(len(back)))

@@ -78,7 +78,12 @@ def page_of(avatar: Avatar, path: Path) -> tuple[str, Parts]:
 
 def test_numbers_come_back_to_within_half_a_step() -> None:
     payload, rng = Payload(), np.random.default_rng(0)
-    values = {"small": rng.normal(size=(3, 50)), "large": 1e5 * rng.normal(size=(7,)), "walk": rng.normal(size=(40, 2)).cumsum(0), "none": np.zeros((0, 4))}
+    values = {
+        "small": rng.normal(size=(3, 50)),
+        "large": 1e5 * rng.normal(size=(7,)),
+        "walk": rng.normal(size=(40, 2)).cumsum(0),
+        "none": np.zeros((0, 4)),
+    }
     for name, array in values.items():
         payload.steps(name, array, 0.01, differences=name == "walk")
     exact = np.array([0.1, -3e38, np.pi, -0.0], np.float32)

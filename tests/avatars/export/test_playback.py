@@ -39,7 +39,9 @@ def test_the_rest_pose_is_neutral(toy_avatar: Avatar) -> None:
 
 def test_play_gives_every_frame_in_order(toy_avatar: Avatar, cameras: Cameras) -> None:
     poses, seen = tracked_poses(toy_avatar, "ONE"), []
-    pictures = list(play(toy_avatar, poses, cameras[0], (0, 0, 0), "reference", lambda what, done, total, figures=None: seen.append((done, total))))
+    pictures = list(
+        play(toy_avatar, poses, cameras[0], (0, 0, 0), "reference", lambda what, done, total, figures=None: seen.append((done, total)))
+    )
     assert len(pictures) == 4 and pictures[0].shape == (56, 48, 3) and pictures[0].dtype == np.uint8
     assert seen == [(i + 1, 4) for i in range(4)] and pictures[0].max() > 50
     assert (pictures[0] != pictures[2]).any(), "the mouth moves"
@@ -95,7 +97,12 @@ def test_zoom_and_size(cameras: Cameras) -> None:
 
 def test_paths_from_json(toy_avatar: Avatar, tmp_path: Path) -> None:
     subject = subject_of(rest_pose(toy_avatar))
-    ours = {"fps": 12, "width": 40, "height": 50, "frames": [{"position": [0, 0, 1], "fov": 90}, {"position": [1, 0, 0], "look_at": [0, 0.1, 0]}]}
+    ours = {
+        "fps": 12,
+        "width": 40,
+        "height": 50,
+        "frames": [{"position": [0, 0, 1], "fov": 90}, {"position": [1, 0, 0], "look_at": [0, 0.1, 0]}],
+    }
     (tmp_path / "ours.json").write_text(json.dumps(ours))
     path, fps = read_path(tmp_path / "ours.json", subject)
     assert fps == 12 and len(path) == 2 and (path.width, path.height) == (40, 50)

@@ -35,7 +35,7 @@ def _smooth_fields(points: Tensor, count: int, size: float, seed: int) -> Tensor
     generator = torch.Generator().manual_seed(seed)
     middles = points[torch.randint(len(points), (count,), generator=generator)]
     directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
-    near = torch.exp(-((points[None] - middles[:, None]).norm(dim=-1) / 0.05) ** 2)
+    near = torch.exp(-(((points[None] - middles[:, None]).norm(dim=-1) / 0.05) ** 2))
     return size * near[..., None] * directions[:, None]
 
 
@@ -122,7 +122,16 @@ class Scene:
     cameras: Cameras
 
 
-def film(head: HeadModel, cameras: Cameras, pose: HeadPose, *, noise: float = 0.0, splits: tuple[int, ...] = (), calibrated: bool = True, seed: int = 0) -> Scene:
+def film(
+    head: HeadModel,
+    cameras: Cameras,
+    pose: HeadPose,
+    *,
+    noise: float = 0.0,
+    splits: tuple[int, ...] = (),
+    calibrated: bool = True,
+    seed: int = 0,
+) -> Scene:
     """Landmarks of a performance as a perfect detector would see them, plus noise in pixels."""
     generator = torch.Generator().manual_seed(seed)
     identity = Identity(torch.tensor([0.8, -0.5, 0.4, 0.6, -0.7, 0.3]), None, 1.0 if not calibrated else 1.05)

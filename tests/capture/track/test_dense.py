@@ -92,7 +92,7 @@ def test_flow_finds_a_shift_and_distrusts_nonsense(still) -> None:
 def test_the_surface_is_found_from_a_wrong_one(toy_head: HeadModel, still) -> None:
     """The mesh is 2 mm too small at the cheek; the pictures say so, and the offsets bring it back."""
     truth, pictures = still
-    dent = 0.002 * torch.exp(-((truth - torch.tensor([0.03, -0.02, 0.08])).norm(dim=-1) / 0.03) ** 2)
+    dent = 0.002 * torch.exp(-(((truth - torch.tensor([0.03, -0.02, 0.08])).norm(dim=-1) / 0.03) ** 2))
     wrong = truth - dent[:, None] * vertex_normals(truth, toy_head.faces)
     front = (truth[:, 2] > 0.03).nonzero()[:, 0]
     evidence = surface_evidence(wrong, toy_head.faces, front, CAMERAS, pictures)
@@ -118,7 +118,9 @@ def test_the_outline_is_met_by_skin_and_respected_by_hair(toy_head: HeadModel) -
     assert skin.sum() > 20 and float(found.displacement[skin].median()) == pytest.approx(0.002, abs=6e-4)
     assert float(found.weight[scalp].max()) == 0
     fat = vertices + 0.004 * normals  # sticks out everywhere
-    found = silhouette_evidence(toy_head, fat, cameras, [np.where(s.face_ids >= 0, 255, 0).astype(np.uint8) for s in see_mesh(vertices, toy_head.faces, cameras)])
+    found = silhouette_evidence(
+        toy_head, fat, cameras, [np.where(s.face_ids >= 0, 255, 0).astype(np.uint8) for s in see_mesh(vertices, toy_head.faces, cameras)]
+    )
     assert (found.weight[scalp] > 0).sum() > 20 and float(found.displacement[scalp & (found.weight > 0)].median()) < -0.002
     both = merged(found, found, 0.5)
     assert torch.allclose(both.displacement, found.displacement, atol=1e-7)

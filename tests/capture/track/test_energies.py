@@ -74,7 +74,12 @@ def test_smoothness_couples_no_two_segments() -> None:
 
 
 def _toy_pose(T: int) -> HeadPose:
-    return HeadPose(torch.zeros(T, 3, dtype=torch.float64), torch.zeros(T, 1, 3, dtype=torch.float64), torch.zeros(T, 3, dtype=torch.float64), torch.zeros(T, 3, dtype=torch.float64))
+    return HeadPose(
+        torch.zeros(T, 3, dtype=torch.float64),
+        torch.zeros(T, 1, 3, dtype=torch.float64),
+        torch.zeros(T, 3, dtype=torch.float64),
+        torch.zeros(T, 3, dtype=torch.float64),
+    )
 
 
 def test_minimise_solves_the_whole_timeline_at_once() -> None:

@@ -69,7 +69,15 @@ def test_a_settled_head_is_the_head(toy_head: HeadModel) -> None:
     n, blink = 6, toy_head.expression_index("eyeBlinkLeft")
     ids = torch.arange(n) * 50
     half = torch.full((n, 2), 0.5)
-    closures = Closures(torch.full((n,), blink), ids, torch.linspace(0.2, 1, n), torch.stack([ids, ids + 1], 1), half, torch.stack([ids + 30, ids + 31], 1), half)
+    closures = Closures(
+        torch.full((n,), blink),
+        ids,
+        torch.linspace(0.2, 1, n),
+        torch.stack([ids, ids + 1], 1),
+        half,
+        torch.stack([ids + 30, ids + 31], 1),
+        half,
+    )
     head = replace(toy_head, closures=closures)
     identity = Identity(torch.randn(head.I, generator=torch.Generator().manual_seed(4)), 0.002 * torch.randn(head.V, 3), 1.1)
     pose = _pose(head)
