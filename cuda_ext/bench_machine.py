@@ -75,7 +75,8 @@ def scaling(seconds: float) -> list[Finding]:
 def limit(seconds: float) -> list[Finding]:
     """What two threads could reach: twice the CPU time of a step alone over that of a step beside another process that does the same.
 
-    Two processes share nothing but the machine: its memory, its last cache, its clock, and perhaps one core that pretends to be two.
+    Two processes share nothing but the machine: its memory, its last cache, its clock, and perhaps one core that pretends to be two. Where
+    two processes reach all of 2 and two threads far less, the cores have no cache in common: a host may move those of a virtual machine apart.
     """
     children = [_Child(""), _Child("")]
     found = []
