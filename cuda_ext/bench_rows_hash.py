@@ -6,8 +6,8 @@ are asked for at once, and the 12 hashed levels ask for 1.8 million, 10 ms. So t
 then at random from the shared cache, where a line costs 0.85 ns: 1.5 ms. The rest is arithmetic: 3.2 ms forward and 3.5 backward
 when the tables fit a core's own cache. A sparse gradient would help little: 40 % of the rows are touched, 26 % on a head's rays, and indices weigh as much as values.
 
-Two thirds of what plain torch takes with gradients are page faults, of a fresh gradient of the table's size for every corner and level; with
-THP_MEM_ALLOC_ENABLE=1 it takes 1.7 s in place of 4, and the ratio is 120.
+Plain torch with gradients takes a fresh gradient of the table's size for every corner and level, and so a page fault for each of its pages: 1.0 s in
+all on a quiet machine, a ratio of 84, but 4 s and a ratio of 300 on a busy one. Quote the quiet one.
 """
 
 from __future__ import annotations
