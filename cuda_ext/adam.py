@@ -95,8 +95,8 @@ class Adam:
         if torch.compiler.is_compiling():
             names = [k for k, p in self.params.items() if p.grad is not None]
             if names:  # detached in place of no_grad, which a graph that raises would leave switched on
-                params, grads = [self.params[k].detach() for k in names], [self.params[k].grad for k in names]
-                torch.ops.avatars.adam(self.number, names, params, grads, [self.m[k] for k in names], [self.v[k] for k in names], rows)
+                params, found = [self.params[k].detach() for k in names], [self.params[k].grad for k in names]
+                torch.ops.avatars.adam(self.number, names, params, found, [self.m[k] for k in names], [self.v[k] for k in names], rows)
             return
         found = set()
         for name, factors in self._factors().items():
