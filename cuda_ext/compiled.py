@@ -122,10 +122,8 @@ def _penalty(means, log_scales, logit_opacities, reach, position_weight, scale_w
 
 
 def _carry(*args) -> list[Tensor]:
-    *tensors, logit_opacities, reach, shares = args
-    if shares is None:
-        return list(ops.carry(*tensors))
-    penalties = ops.Penalties(*shares)
+    *tensors, logit_opacities, reach, weights = args
+    penalties = None if weights is None else ops.Penalties(*weights)
     return list(ops.carry(*tensors, penalties=penalties, logit_opacities=logit_opacities, reach=reach))
 
 

@@ -9,7 +9,7 @@ from cuda_ext.native.binding import (
     penalty,
 )
 from cuda_ext.native.calls import flags, large_empty, launch_of, pick
-from cuda_ext.native.carry import CarryFunction, Weights, carry
+from cuda_ext.native.carry import CarryFunction, Penalties, carry
 from cuda_ext.native.factors import attach, factors_of, fits
 from cuda_ext.native.gaussians import SplatFunction, project, rasterize, splat
 from cuda_ext.native.grids import blend_tables, hash_encode
@@ -29,7 +29,7 @@ FUNCTIONS = {
 __all__ = [
     "FUNCTIONS",
     "PackedRig",
-    "Weights",
+    "Penalties",
     "adam",
     "antialias",
     "attach",

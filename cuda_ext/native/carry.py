@@ -13,17 +13,14 @@ from cuda_ext.native.calls import Saved, contiguous, launch_of, pointer, workspa
 from cuda_ext.native.factors import outer_gradient, step_in_backward, use_of
 
 
-class Weights(NamedTuple):
-    """Of the penalties, as in AvCarry."""
+class Penalties(NamedTuple):
+    """Weights of what `carry` counts as cost: those of `penalty`, and of the size of the corrections (`blend` with `with_size`)."""
 
-    position: float
-    scale: float
-    opacity: float
-    max_scale: float
-    size: float
-
-
-_NONE = Weights(0.0, 0.0, 0.0, 0.0, 0.0)
+    position: float = 0.0
+    scale: float = 0.0
+    opacity: float = 0.0
+    max_scale: float = 1.0
+    size: float = 0.0
 
 
 class CarryFunction(torch.autograd.Function):
@@ -66,10 +63,10 @@ class CarryFunction(torch.autograd.Function):
         return v_vertices, v_basis, v_weights, *v_local, v_out[3], v_logits, None, None, None, None, None
 
 
-def _arguments(tensors, costly, penalties: Weights | None, scratch: Tensor) -> abi.AvCarry:
+def _arguments(tensors, costly, penalties: Penalties | None, scratch: Tensor) -> abi.AvCarry:
     vertices, faces, face_ids, basis, weights, *local = tensors
     args = abi.AvCarry(
-        launch_of(vertices.device), len(vertices), len(faces), len(face_ids), len(weights), local[3].shape[1], *(penalties or _NONE), 0,
+        launch_of(vertices.device), len(vertices), len(faces), len(face_ids), len(weights), local[3].shape[1], *(penalties or Penalties()), 0,
         *(t.data_ptr() for t in tensors[:5]),
     )  # fmt: skip
     getattr(args, "in")[:] = [t.data_ptr() for t in local]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from cuda_ext import native, reference
+from cuda_ext.native import Penalties
 from cuda_ext.ops.checks import expect, same_device
 
 
@@ -105,17 +104,6 @@ def penalty(
     return native.penalty(library, means, log_scales, logit_opacities, reach, weights, max_scale)
 
 
-@dataclass(frozen=True)
-class Penalties:
-    """Weights of what `carry` counts as cost: those of `penalty`, and of the size of the corrections (`blend` with `with_size`)."""
-
-    position: float = 0.0
-    scale: float = 0.0
-    opacity: float = 0.0
-    max_scale: float = 1.0
-    size: float = 0.0
-
-
 def carry(
     vertices: Tensor,  # [V, 3]
     faces: Tensor,  # [F, 3] int64
@@ -151,7 +139,6 @@ def carry(
     same_device(vertices, faces, face_ids, basis, weights, means, quats, log_scales, sh)
     tensors = (vertices, faces, face_ids, basis, weights, means, quats, log_scales, sh)
     floats = [t for t in tensors if t.is_floating_point()]
-    shares = None
     if penalties is not None:
         if logit_opacities is None or reach is None:
             raise ValueError("carry: penalties need logit_opacities and reach")
@@ -161,15 +148,14 @@ def carry(
         if reach.requires_grad:
             raise ValueError("carry: there is no gradient to reach: detach it")
         floats += [logit_opacities, reach]
-        shares = native.Weights(penalties.position, penalties.scale, penalties.opacity, penalties.max_scale, penalties.size)
     if torch.compiler.is_compiling():
-        return tuple(torch.ops.avatars.carry(*tensors, logit_opacities, reach, None if shares is None else list(shares)))
+        return tuple(torch.ops.avatars.carry(*tensors, logit_opacities, reach, None if penalties is None else list(penalties)))
     if vertices.device.type == "cuda":
         return _carry_in_parts(tensors, penalties, logit_opacities, reach)
     library = native.pick("av_carry_forward", *floats) if 1 <= K <= 64 and N else None
     if library is None:
-        return reference.carry(*tensors[:5], tensors[5:], shares, logit_opacities, reach)
-    return native.carry(library, *tensors, shares, logit_opacities, reach)
+        return reference.carry(*tensors[:5], tensors[5:], penalties, logit_opacities, reach)
+    return native.carry(library, *tensors, penalties, logit_opacities, reach)
 
 
 def _carry_in_parts(
