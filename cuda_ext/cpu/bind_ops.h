@@ -12,12 +12,14 @@ struct FaceFrame {
     float q[4], k, c[3];
 };
 static_assert(sizeof(FaceFrame) == 32, "half a cache line");
+typedef float Four __attribute__((vector_size(16)));
+typedef float Eight __attribute__((vector_size(32)));
 
 struct FaceGradient {  // of one Gaussian, then summed per face
     float omega[3], k, c[3], used;
 };
 
-enum { BIND_BLOCK = 256 };
+enum { BIND_BLOCK = 256, BIND_PARTS = 4 };  // parts: of the faces, each with sums of its own over the vertices
 
 // The mesh, and what its gradient needs room for.
 struct BindMesh {
@@ -27,25 +29,26 @@ struct BindMesh {
     FaceFrame* frames;           // [F]
     FaceGradient* per_face;      // [F]
     FaceGradient* per_gaussian;  // [N]
-    float* corners;              // [F, 9]
+    Four* per_vertex;            // [BIND_PARTS, V]
 };
 
-static int64_t bind_scratch(int64_t, int64_t F, int64_t N) {
-    return 64 + F * (int64_t)(sizeof(FaceFrame) + sizeof(FaceGradient) + 9 * sizeof(float)) + N * (int64_t)sizeof(FaceGradient);
+static int64_t bind_scratch(int64_t V, int64_t F, int64_t N) {
+    return 64 + F * (int64_t)(sizeof(FaceFrame) + sizeof(FaceGradient)) + N * (int64_t)sizeof(FaceGradient) + BIND_PARTS * V * (int64_t)sizeof(Four);
 }
 
 static BindMesh bind_mesh(int64_t V, int64_t F, int64_t N, const float* vertices, const int64_t* faces, const int64_t* face_ids, void* scratch) {
     FaceFrame* frames = (FaceFrame*)(((uintptr_t)scratch + 63) / 64 * 64);
     FaceGradient* gradients = (FaceGradient*)(frames + F);
-    return BindMesh{V, F, N, vertices, faces, face_ids, frames, gradients, gradients + F, (float*)(gradients + F + N)};
+    return BindMesh{V, F, N, vertices, faces, face_ids, frames, gradients, gradients + F, (Four*)(gradients + F + N)};
 }
 
-AV_INLINE void load_triangles(const BindMesh& in, int64_t f, int count, F16 (*v)[3]) {
+// The corners of sixteen faces; beyond `count` the first again.
+AV_INLINE void load_triangles(const BindMesh& in, const int64_t* ids, int count, F16 (*v)[3]) {
     for (int corner = 0; corner < 3; ++corner) {
         const float* row[16];
         bool more[16];
         for (int l = 0; l < 16; ++l) {
-            const int64_t vertex = in.faces[3 * (f + (l < count ? l : 0)) + corner];
+            const int64_t vertex = in.faces[3 * ids[l < count ? l : 0] + corner];
             row[l] = in.vertices + 3 * vertex, more[l] = vertex + 1 < in.V;
         }
         gather_threes(row, more, v[corner]);
@@ -57,9 +60,11 @@ static void face_frames(const BindMesh& in, int threads) {
         const int64_t end = (block + 1) * BIND_BLOCK < in.F ? (block + 1) * BIND_BLOCK : in.F;
         for (int64_t f = block * BIND_BLOCK; f < end; f += 16) {
             const int count = end - f < 16 ? (int)(end - f) : 16;
+            int64_t ids[16];
+            for (int l = 0; l < 16; ++l) ids[l] = f + l;
             F16 v[3][3], rows[8];
             Frame<F16> frame;
-            load_triangles(in, f, count, v);
+            load_triangles(in, ids, count, v);
             triangle_frame(v[0], v[1], v[2], frame);
             frame_quat(frame, rows);
             rows[4] = frame.k;
@@ -109,43 +114,63 @@ AV_INLINE void bind_lanes_backward(const BindLanes& in, const F16* v_mean, const
     for (int i = 0; i < 3; ++i) v_scale[i] = k * v_scale[i];
 }
 
-// Sums in the order of the Gaussians, whoever computes them: each task owns a range of faces, then of vertices.
+// Whether any of the numbers lies in [low, high).
+AV_INLINE bool any_within(const int64_t* numbers, int count, int64_t low, int64_t high) {
+    int64_t any = 0;
+    for (int i = 0; i < count; ++i) any |= (int64_t)(numbers[i] >= low) & (int64_t)(numbers[i] < high);
+    return any != 0;
+}
+
+// Sums in an order that does not depend on who computes them. Of a face in that of its Gaussians: each task owns a range of faces, and
+// passes over sixteen Gaussians at once that lie on none of them: they mostly lie in the order of the faces. Of a vertex by four parts.
 static void bind_to_vertices(const BindMesh& in, float* v_vertices, int threads) {
     parallel_for(threads, threads, [&](int64_t task, int) {
         const int64_t low = task * in.F / threads, high = (task + 1) * in.F / threads;
         memset(in.per_face + low, 0, (size_t)(high - low) * sizeof *in.per_face);
-        for (int64_t n = 0; n < in.N; ++n) {
-            const int64_t f = in.face_ids[n];
-            if (f < low || f >= high) continue;
-            float* to = (float*)(in.per_face + f);
-            const float* from = (const float*)(in.per_gaussian + n);
-            for (int i = 0; i < 8; ++i) to[i] += from[i];
-        }
-    });
-    parallel_for(threads, (in.F + BIND_BLOCK - 1) / BIND_BLOCK, [&](int64_t block, int) {
-        const int64_t end = (block + 1) * BIND_BLOCK < in.F ? (block + 1) * BIND_BLOCK : in.F;
-        for (int64_t f = block * BIND_BLOCK; f < end; f += 16) {
-            const int count = end - f < 16 ? (int)(end - f) : 16;
-            F16 v[3][3], rows[8], out[9];
-            load_rows<8>((const float*)(in.per_face + f), count, rows);
-            if (!bits(rows[7] > F16(0.0f))) continue;  // these corners are not read
-            Frame<F16> frame;
-            load_triangles(in, f, count, v);
-            triangle_frame(v[0], v[1], v[2], frame);
-            triangle_frame_backward(frame, rows, rows[3], rows + 4, out, out + 3, out + 6);
-            store_rows<9>(in.corners + 9 * f, count, out);
-        }
-    });
-    parallel_for(threads, threads, [&](int64_t task, int) {
-        const int64_t low = task * in.V / threads, high = (task + 1) * in.V / threads;
-        memset(v_vertices + 3 * low, 0, (size_t)(high - low) * 3 * sizeof(float));
-        for (int64_t f = 0; f < in.F; ++f) {
-            if (in.per_face[f].used == 0.0f) continue;
-            for (int corner = 0; corner < 3; ++corner) {
-                const int64_t vertex = in.faces[3 * f + corner];
-                if (vertex < low || vertex >= high) continue;
-                for (int i = 0; i < 3; ++i) v_vertices[3 * vertex + i] += in.corners[9 * f + 3 * corner + i];
+        for (int64_t begin = 0; begin < in.N; begin += 16) {
+            const int64_t end = begin + 16 < in.N ? begin + 16 : in.N;
+            if (!any_within(in.face_ids + begin, (int)(end - begin), low, high)) continue;
+            for (int64_t n = begin; n < end; ++n) {
+                const int64_t f = in.face_ids[n];
+                if (f < low || f >= high) continue;
+                Eight sum, mine;
+                memcpy(&sum, in.per_face + f, sizeof sum), memcpy(&mine, in.per_gaussian + n, sizeof mine);
+                sum += mine;
+                memcpy(in.per_face + f, &sum, sizeof sum);
             }
+        }
+    });
+    parallel_for(threads, BIND_PARTS, [&](int64_t part, int) {
+        const int64_t begin = part * in.F / BIND_PARTS, end = (part + 1) * in.F / BIND_PARTS;
+        Four* const sums = in.per_vertex + part * in.V;
+        memset(sums, 0, (size_t)in.V * sizeof *sums);
+        int64_t used[16];  // faces that carry any: half of a head's
+        int count = 0;
+        for (int64_t f = begin; f < end; ++f) {
+            used[count] = f;
+            count += in.per_face[f].used > 0.0f;
+            if (!(count == 16 || (count && f + 1 == end))) continue;
+            F16 v[3][3], rows[8], out[3][4];
+            gather_eights((const float*)in.per_face, used, count, rows);
+            Frame<F16> frame;
+            load_triangles(in, used, count, v);
+            triangle_frame(v[0], v[1], v[2], frame);
+            triangle_frame_backward(frame, rows, rows[3], rows + 4, out[0], out[1], out[2]);
+            for (int corner = 0; corner < 3; ++corner) {
+                Four add[16];
+                out[corner][3] = F16(0.0f);
+                store_rows<4>((float*)add, 16, out[corner]);
+                for (int l = 0; l < count; ++l) sums[in.faces[3 * used[l] + corner]] += add[l];
+            }
+            count = 0;
+        }
+    });
+    parallel_for(threads, (in.V + BIND_BLOCK - 1) / BIND_BLOCK, [&](int64_t block, int) {
+        const int64_t end = (block + 1) * BIND_BLOCK < in.V ? (block + 1) * BIND_BLOCK : in.V;
+        for (int64_t v = block * BIND_BLOCK; v < end; ++v) {
+            Four total = in.per_vertex[v];
+            for (int part = 1; part < BIND_PARTS; ++part) total += in.per_vertex[part * in.V + v];
+            memcpy(v_vertices + 3 * v, &total, 3 * sizeof(float));
         }
     });
 }

@@ -29,7 +29,7 @@ static int64_t carry_scratch(int64_t V, int64_t F, int64_t N, int32_t K) {
 static CarryRoom carry_room(const AvCarry& in) {
     CarryRoom room;
     room.mesh = bind_mesh(in.V, in.F, in.N, in.vertices, in.faces, in.face_ids, in.saved);
-    room.delta = (float*)(((uintptr_t)(room.mesh.corners + 9 * in.F) + 63) / 64 * 64);
+    room.delta = (float*)(((uintptr_t)(room.mesh.per_vertex + BIND_PARTS * in.V) + 63) / 64 * 64);
     room.costs = (double*)(room.delta + (in.N + 15) / 16 * 16 * BLEND_COLUMNS);
     room.sums = (float*)(room.costs + carry_blocks(in.N));
     return room;
