@@ -54,58 +54,40 @@ static int32_t project_backward(const AvProjectBackward* args) {
     const AvScene& scene = args->scene;
     const AvProjected& v = args->v_out;
     const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
+    const CameraGradients cameras = {args->camera_sums, args->v_viewmats, args->v_Ks};
     const Size size = scene_size(scene, 0, args->launch.threads);
     const bool antialiased = scene.flags & AV_ANTIALIASED;
-    parallel_for(args->launch.threads, size.blocks, [&](int64_t block, int) {
-        clear_camera_sums(args->camera_sums, size, block);
-        const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
-        for (int64_t n = block * BLOCK; n < end; n += 16) {
-            const int count = end - n < 16 ? (int)(end - n) : 16;
-            const Params params = load_params(scene, n, count);
-            ParamsGradient total = no_gradient();
-            bool unseen = true;
-            for (int64_t c = 0; c < size.C; ++c) {
-                const int64_t at = c * size.N + n;
-                uint32_t visible = 0;
-                for (int l = 0; l < count; ++l) visible |= (uint32_t)(args->out.radii[2 * (at + l)] > 0) << l;
-                if (!visible) continue;
-                const Camera cam = scene_camera(scene, c);
-                F16 uv[2], conic[3], color[3], v_opacity, opacity, along[9];
-                M16 free[3];
-                LanesGradient g;
-                load_rows<2>(v.means2d + 2 * at, count, uv);
-                load_rows<3>(v.conics + 3 * at, count, conic);
-                load_rows<3>(v.colors + 3 * at, count, g.color);
-                load_rows<1>(v.depths + at, count, &g.z);
-                load_rows<1>(v.opacities + at, count, &v_opacity);
-                load_rows<1>(args->out.opacities + at, count, &opacity);
-                load_rows<3>(args->out.colors + 3 * at, count, color);
-                for (int i = 0; i < 3; ++i) {
-                    free[i] = mask_from_bits(visible) & (color[i] > F16(0.0f));
-                    g.color[i] = keep(free[i], g.color[i]);
-                }
-                switch (scene.sh_bases) {
-                    case 1: colors_along_means<1>(scene, cam, params, n, count, free, along); break;
-                    case 4: colors_along_means<4>(scene, cam, params, n, count, free, along); break;
-                    case 9: colors_along_means<9>(scene, cam, params, n, count, free, along); break;
-                    default: colors_along_means<16>(scene, cam, params, n, count, free, along); break;
-                }
-                Shape<F16> s;
-                project_shape(cam, params.mean, params.quat, params.scale, antialiased, s);
-                g.u = uv[0], g.v = uv[1], g.a = conic[0], g.b = conic[1], g.c = conic[2];
-                g.log_opacity = v_opacity * opacity;
-                if (args->camera_sums)
-                    lanes_backward<true>(scene, cam, params, s, along, n, count, mask_from_bits(visible), g, out, unseen, total,
-                                         block_camera_sums(args->camera_sums, size, c, block));
-                else
-                    lanes_backward<false>(scene, cam, params, s, along, n, count, mask_from_bits(visible), g, out, unseen, total, nullptr);
-                unseen = false;
-            }
-            store_gradient(scene, params, total, n, count, unseen, out);
+    gaussians_backward(scene, size, args->launch.threads, out, cameras, [&](int64_t c, const Camera& cam, int64_t n, int count, const Params& p, Found& f) {
+        const int64_t at = c * size.N + n;
+        uint32_t visible = 0;
+        for (int l = 0; l < count; ++l) visible |= (uint32_t)(args->out.radii[2 * (at + l)] > 0) << l;
+        if (!visible) return false;
+        f.seen = mask_from_bits(visible);
+        F16 uv[2], conic[3], color[3], v_opacity, opacity;
+        M16 free[3];
+        LanesGradient& g = f.g;
+        load_rows<2>(v.means2d + 2 * at, count, uv);
+        load_rows<3>(v.conics + 3 * at, count, conic);
+        load_rows<3>(v.colors + 3 * at, count, g.color);
+        load_rows<1>(v.depths + at, count, &g.z);
+        load_rows<1>(v.opacities + at, count, &v_opacity);
+        load_rows<1>(args->out.opacities + at, count, &opacity);
+        load_rows<3>(args->out.colors + 3 * at, count, color);
+        g.u = uv[0], g.v = uv[1], g.a = conic[0], g.b = conic[1], g.c = conic[2];
+        g.log_opacity = v_opacity * opacity;
+        for (int i = 0; i < 3; ++i) {
+            free[i] = f.seen & (color[i] > F16(0.0f));
+            g.color[i] = keep(free[i], g.color[i]);
         }
-        if (out.past_cache) fence();
+        switch (scene.sh_bases) {
+            case 1: colors_along_means<1>(scene, cam, p, n, count, free, f.along); break;
+            case 4: colors_along_means<4>(scene, cam, p, n, count, free, f.along); break;
+            case 9: colors_along_means<9>(scene, cam, p, n, count, free, f.along); break;
+            default: colors_along_means<16>(scene, cam, p, n, count, free, f.along); break;
+        }
+        project_shape(cam, p.mean, p.quat, p.scale, antialiased, f.shape);
+        return true;
     });
-    store_camera_gradients(args->camera_sums, size, args->v_viewmats, args->v_Ks);
     return AV_OK;
 }
 

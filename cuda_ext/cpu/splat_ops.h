@@ -156,13 +156,56 @@ static void clear_camera_sums(float* sums, const Size& size, int64_t block) {
     for (int64_t c = 0; sums && c < size.C; ++c) memset(block_camera_sums(sums, size, c, block), 0, AV_CAMERA_SUMS * sizeof(float));
 }
 
-static void store_camera_gradients(const float* sums, const Size& size, float* v_viewmats, float* v_Ks) {
-    for (int64_t c = 0; sums && c < size.C; ++c) {
+struct CameraGradients {  // or no sums, when nobody asks
+    float *sums, *v_viewmats, *v_Ks;
+};
+
+static void store_camera_gradients(const CameraGradients& cameras, const Size& size) {
+    for (int64_t c = 0; cameras.sums && c < size.C; ++c) {
         double total[AV_CAMERA_SUMS] = {0};
         for (int64_t block = 0; block < size.blocks; ++block)
-            for (int i = 0; i < AV_CAMERA_SUMS; ++i) total[i] += (double)sums[(c * size.blocks + block) * AV_CAMERA_SUMS + i];
-        camera_gradient(total, v_viewmats + 16 * c, v_Ks + 9 * c);
+            for (int i = 0; i < AV_CAMERA_SUMS; ++i) total[i] += (double)cameras.sums[(c * size.blocks + block) * AV_CAMERA_SUMS + i];
+        camera_gradient(total, cameras.v_viewmats + 16 * c, cameras.v_Ks + 9 * c);
     }
+}
+
+// What one camera says about sixteen Gaussians.
+struct Found {
+    Shape<F16> shape;
+    F16 along[9];  // as in Shade
+    LanesGradient g;
+    M16 seen;
+};
+
+// Sums the gradients of all Gaussians over the cameras and undoes the activations. find(c, cam, n, count, params, found) fills what camera c says
+// about the Gaussians [n, n + count), or returns false when that is nothing.
+template <class Find>
+AV_INLINE void gaussians_backward(const AvScene& scene, const Size& size, int threads, const GradientOut& out, const CameraGradients& cameras,
+                                  Find&& find) {
+    parallel_for(threads, size.blocks, [&](int64_t block, int) {
+        clear_camera_sums(cameras.sums, size, block);
+        const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
+        for (int64_t n = block * BLOCK; n < end; n += 16) {
+            const int count = end - n < 16 ? (int)(end - n) : 16;
+            const Params params = load_params(scene, n, count);
+            ParamsGradient total = no_gradient();
+            bool unseen = true;
+            for (int64_t c = 0; c < size.C; ++c) {
+                Found f;
+                const Camera cam = scene_camera(scene, c);
+                if (!find(c, cam, n, count, params, f)) continue;
+                if (cameras.sums)
+                    lanes_backward<true>(scene, cam, params, f.shape, f.along, n, count, f.seen, f.g, out, unseen, total,
+                                         block_camera_sums(cameras.sums, size, c, block));
+                else
+                    lanes_backward<false>(scene, cam, params, f.shape, f.along, n, count, f.seen, f.g, out, unseen, total, nullptr);
+                unseen = false;
+            }
+            store_gradient(scene, params, total, n, count, unseen, out);
+        }
+        if (out.past_cache) fence();
+    });
+    store_camera_gradients(cameras, size);
 }
 
 static int32_t splat_backward(const AvSplatBackward* args) {
@@ -175,42 +218,23 @@ static int32_t splat_backward(const AvSplatBackward* args) {
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
     composite_backward(size, saved, images, threads, slots);
     const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
+    const CameraGradients cameras = {args->camera_sums, args->v_viewmats, args->v_Ks};
     const bool statistics = args->grad_norm || args->count || args->max_radius || args->contributions;
     const bool antialiased = scene.flags & AV_ANTIALIASED;
-    parallel_for(threads, size.blocks, [&](int64_t block, int) {
-        clear_camera_sums(args->camera_sums, size, block);
-        const int64_t end = (block + 1) * BLOCK < size.N ? (block + 1) * BLOCK : size.N;
-        for (int64_t n = block * BLOCK; n < end; n += 16) {
-            const int count = end - n < 16 ? (int)(end - n) : 16;
-            const Params params = load_params(scene, n, count);
-            ParamsGradient total = no_gradient();
-            bool unseen = true;
-            for (int64_t c = 0; c < size.C; ++c) {
-                const Shade& shade = saved.shades[c * shade_groups(size) + n / 16];
-                if (!shade.visible) continue;
-                const Camera cam = scene_camera(scene, c);
-                F16 rows[16], along[9];
-                const M16 drawn = gather_slots(saved.slots + c * size.N + n, slots, count, rows);
-                Shape<F16> s;
-                project_shape(cam, params.mean, params.quat, params.scale, antialiased, s);
-                const F16 inv_det = F16(1.0f) / s.det;
-                LanesGradient g = from_sums(rows, s.c * inv_det, -(s.b * inv_det), s.a * inv_det);
-                if (statistics) add_statistics(*args, size, params, s, mask_from_bits(shade.visible), g, rows[10], n, count);
-                if (!bits(drawn)) continue;
-                for (int i = 0; i < 9; ++i) along[i] = load(shade.along[i]);
-                for (int i = 0; i < 3; ++i) g.color[i] = keep(drawn & mask_from_bits(shade.free[i]), g.color[i]);
-                if (args->camera_sums)
-                    lanes_backward<true>(scene, cam, params, s, along, n, count, drawn, g, out, unseen, total,
-                                         block_camera_sums(args->camera_sums, size, c, block));
-                else
-                    lanes_backward<false>(scene, cam, params, s, along, n, count, drawn, g, out, unseen, total, nullptr);
-                unseen = false;
-            }
-            store_gradient(scene, params, total, n, count, unseen, out);
-        }
-        if (out.past_cache) fence();
+    gaussians_backward(scene, size, threads, out, cameras, [&](int64_t c, const Camera& cam, int64_t n, int count, const Params& p, Found& f) {
+        const Shade& shade = saved.shades[c * shade_groups(size) + n / 16];
+        if (!shade.visible) return false;
+        F16 rows[16];
+        f.seen = gather_slots(saved.slots + c * size.N + n, slots, count, rows);
+        const Shape<F16>& s = f.shape;
+        project_shape(cam, p.mean, p.quat, p.scale, antialiased, f.shape);
+        const F16 inv_det = F16(1.0f) / s.det;
+        f.g = from_sums(rows, s.c * inv_det, -(s.b * inv_det), s.a * inv_det);
+        if (statistics) add_statistics(*args, size, p, s, mask_from_bits(shade.visible), f.g, rows[10], n, count);
+        for (int i = 0; i < 9; ++i) f.along[i] = load(shade.along[i]);
+        for (int i = 0; i < 3; ++i) f.g.color[i] = keep(f.seen & mask_from_bits(shade.free[i]), f.g.color[i]);
+        return bits(f.seen) != 0;
     });
-    store_camera_gradients(args->camera_sums, size, args->v_viewmats, args->v_Ks);
     return AV_OK;
 }
 
