@@ -72,11 +72,29 @@ def scaling(seconds: float) -> list[Finding]:
     return found
 
 
+def handing_over(seconds: float) -> list[Finding]:
+    """Median wall time of two threads over that of one for a splat so small that there is nothing to gain: what handing over costs.
+
+    About 1.0 where both cores have a cache in common, 1.25 where they have none: a line of memory then takes 140 to 170 ns from one to the
+    other in place of 27, and a step of training on two threads a quarter longer. A host may move the cores of a virtual machine apart, and
+    together again, from minute to minute: read the other rows, and any time on two threads, with this one.
+    """
+    n, size = 256, 32
+    scene, times = head_scene(n, size, size), {1: [], 2: []}
+    end = time.monotonic() + seconds
+    with torch.no_grad():
+        while len(times[2]) < 5 or time.monotonic() < end:
+            for threads, into in times.items():
+                into += [_wall(lambda: ops.splat(*scene.tensors, size, size, depth=False), threads) for _ in range(50)]
+    one, two = statistics.median(times[1]), statistics.median(times[2])
+    text = f"{1e3 * one:.0f} → {1e3 * two:.0f} µs on two threads"
+    return [Finding("too small to share", f"{n}, {size}²", two / one, text)]
+
+
 def limit(seconds: float) -> list[Finding]:
     """What two threads could reach: twice the CPU time of a step alone over that of a step beside another process that does the same.
 
-    Two processes share nothing but the machine: its memory, its last cache, its clock, and perhaps one core that pretends to be two. Where
-    two processes reach all of 2 and two threads far less, the cores have no cache in common: a host may move those of a virtual machine apart.
+    Two processes share nothing but the machine: its memory, its last cache, its clock, and perhaps one core that pretends to be two.
     """
     children = [_Child(""), _Child("")]
     found = []
@@ -199,7 +217,7 @@ def findings(quick: bool) -> list[Finding]:
     try:
         found = instruction_sets(seconds)
         if (os.cpu_count() or 1) > 1:
-            found += limit(seconds) + scaling(seconds) + busy(seconds)
+            found += handing_over(seconds) + limit(seconds) + scaling(seconds) + busy(seconds)
     finally:
         torch.set_num_threads(before)
     return found

@@ -66,6 +66,13 @@ def test_a_child_measures_the_instruction_set_that_it_was_asked_for():
     assert child.process.returncode == 0
 
 
+def test_handing_over_is_measured_on_one_and_on_two_threads():
+    before = torch.get_num_threads()
+    (found,) = bench_machine.handing_over(0.0)
+    torch.set_num_threads(before)
+    assert 0.5 < found.figure < 20 and "on two threads" in bench_machine.table([found])
+
+
 def test_every_row_of_the_cuda_bench_runs():
     report = bench_cuda.rehearse().figures
     assert len(report["rows"]) > 25 and all(row["latency"] > 0 for row in report["rows"])
