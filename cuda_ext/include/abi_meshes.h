@@ -6,7 +6,7 @@
 extern "C" {
 #endif
 
-// Nearest triangle per pixel centre. Vertices in camera space (z forward); triangles may straddle the camera plane.
+// Nearest triangle per pixel centre, see coverage.h. Vertices in camera space (z forward); triangles may straddle the camera plane.
 typedef struct AvMesh {
     AvLaunch launch;
     int64_t C;

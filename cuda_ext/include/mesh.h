@@ -10,8 +10,7 @@
 //             the edge is not behind what the other shows; of several, the one that reaches furthest. Coverage by the edge's line along one
 //             axis is the analytic antialiasing of Wu (1991); differentiating it with respect to the edge follows Laine et al. (2020).
 #pragma once
-#include "abi_meshes.h"
-#include "portable.h"
+#include "coverage.h"
 
 namespace av {
 inline namespace AV_NS {
@@ -20,10 +19,6 @@ AV_HD void cross3(const double* a, const double* b, double* out) {
     out[0] = a[1] * b[2] - a[2] * b[1], out[1] = a[2] * b[0] - a[0] * b[2], out[2] = a[0] * b[1] - a[1] * b[0];
 }
 AV_HD double dot3(const double* a, const double* b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
-
-AV_HD void to_pixels(const float* K, const float* v, double* p) {
-    for (int i = 0; i < 3; ++i) p[i] = (double)K[3 * i] * v[0] + (double)K[3 * i + 1] * v[1] + (double)K[3 * i + 2] * v[2];
-}
 
 // ∂L/∂e of a pixel from its barycentrics and depth.
 AV_HD void edge_gradient(const float* b, float z, const float* v_b, float v_z, double* v_e) {

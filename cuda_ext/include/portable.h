@@ -43,6 +43,16 @@ AV_HD double ceil_(double a) { return ceil(a); }
 // False for NaN and infinities, also under compilers told that these do not exist.
 AV_HD bool finite_(float a) { return fabsf(a) <= 3.402823466e38f; }
 AV_HD bool finite_(double a) { return fabs(a) <= 1.7976931348623157e308; }
+// Rounded before anything is added to it, under compilers that would fuse the two as well: the same bits everywhere.
+AV_HD double product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+    return __dmul_rn(a, b);
+#else
+    double rounded = a * b;
+    __asm__("" : "+m"(rounded));
+    return rounded;
+#endif
+}
 
 }  // namespace AV_NS
 }  // namespace av

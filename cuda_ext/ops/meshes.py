@@ -23,6 +23,7 @@ def rasterize_mesh(
 
     Vertices are in CAMERA space (OpenCV axes, z forward), one set per camera; triangles may straddle the camera plane.
     Barycentrics are perspective-correct (interpolate any vertex attribute with them); depth is camera z, 0 where nothing is.
+    A centre on an edge or a corner belongs to exactly one of the triangles around it, on every device the same (include/coverage.h).
     `cull_back` drops triangles whose outward normal (counter-clockwise corners) points away from the camera. Gradients of
     barycentrics and depth to vertices and Ks, for the triangle that is seen; `antialias` has those of being seen.
     """

@@ -17,61 +17,96 @@ def rasterize_mesh(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Nearest triangle at pixel centres, differentiable but for which it is; returns face_ids [C,H,W] int32, barycentrics [C,H,W,3], depth [C,H,W].
 
-    Homogeneous edge functions (Olano & Greer 1997): for the rows (p0 p1 p2) of a triangle in (x, y, z) pixel-space,
-    the barycentrics at a pixel ray r are those that solve b·P ∝ r, so that triangles need no clipping.
+    The rules of include/coverage.h, in float64 whatever the dtype is, so that the triangles are those that the kernels find.
     """
-    found = _nearest(vertices.detach(), faces, Ks.detach(), width, height, near, cull_back)
-    if not (torch.is_grad_enabled() and (vertices.requires_grad or Ks.requires_grad)):
-        return found
-    face_ids, barycentrics, depth = found
+    points = to_pixels(vertices.double(), Ks.double())  # [C, V, 3]
+    face_ids = _nearest(points.detach(), faces, width, height, near, cull_back)
     at = (face_ids >= 0).nonzero(as_tuple=True)
-    corners = to_pixels(vertices, Ks)[at[0][:, None], faces[face_ids[at].long()]]  # [M, 3, 3]
-    ray = torch.stack([at[2] + 0.5, at[1] + 0.5, torch.ones_like(at[1])], -1).to(vertices.dtype)
-    edges = torch.linalg.solve(corners.transpose(1, 2), ray)  # e·P = ray
-    z = 1 / edges.sum(-1)
-    return face_ids, barycentrics.index_put(at, edges * z[:, None]), depth.index_put(at, z)
+    P = points[at[0][:, None], faces[face_ids[at].long()]]  # [M, 3 corners, 3]
+    e = _edge_functions(*_seen_from(P, at[2] + 0.5, at[1] + 0.5))[0]
+    b = e / e.sum(-1, keepdim=True)
+    barycentrics = vertices.new_zeros(*face_ids.shape, 3).index_put(at, b.to(vertices.dtype))
+    return face_ids, barycentrics, vertices.new_zeros(face_ids.shape).index_put(at, (b * P[..., 2]).sum(-1).to(vertices.dtype))
 
 
 def to_pixels(vertices: Tensor, Ks: Tensor) -> Tensor:
     """Points K·vertex [C,V,3] of vertices [C,V,3]: (u z, v z, z)."""
-    return torch.einsum("cvj,cij->cvi", vertices, Ks)
+    x, y, z = (t[..., None] for t in vertices.unbind(-1))
+    right, down, ahead = (t[:, None] for t in Ks.unbind(-1))
+    return x * right + y * down + z * ahead
 
 
-def _nearest(
-    vertices: Tensor, faces: Tensor, Ks: Tensor, width: int, height: int, near: float, cull_back: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    C, dtype, device = len(vertices), vertices.dtype, vertices.device
+@torch.no_grad()
+def _nearest(points: Tensor, faces: Tensor, width: int, height: int, near: float, cull_back: bool) -> Tensor:
+    """face_ids [C,H,W] of points (u z, v z, z) [C,V,3]."""
+    C, device = len(points), points.device
+    near = float(torch.tensor(near, dtype=torch.float32))
     face_ids = torch.full((C, height, width), -1, dtype=torch.int32, device=device)
-    barycentrics = torch.zeros(C, height, width, 3, dtype=dtype, device=device)
-    depth = torch.zeros(C, height, width, dtype=dtype, device=device)
-    nearest = torch.full((C, height, width), torch.inf, dtype=dtype, device=device)
-    ys, xs = torch.meshgrid(
-        torch.arange(height, dtype=dtype, device=device) + 0.5, torch.arange(width, dtype=dtype, device=device) + 0.5, indexing="ij"
-    )
-    ray = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [H, W, 3]
+    nearest = torch.full((C, height, width), torch.inf, device=device)
+    xs, ys = (torch.arange(n, dtype=points.dtype, device=device) + 0.5 for n in (width, height))
     for camera in range(C):
-        corners = (vertices[camera] @ Ks[camera].T)[faces]  # [F, 3 corners, 3]: (u z, v z, z)
-        for index, P in enumerate(corners):
-            det = torch.linalg.det(P)
-            if not torch.isfinite(det) or det == 0 or (cull_back and det > 0) or (P[:, 2] < near).all():
-                continue
-            if (P[:, 2] >= near).all():  # the pixels whose centres the triangle can cover
+        corners = points[camera][faces]  # [F, 3 corners, 3]
+        shows = corners.isfinite().all(-1).all(-1) & (corners[..., 2] >= near).any(-1)
+        for index in shows.nonzero().flatten().tolist():
+            P = corners[index]
+            if (P[:, 2] >= near).all():  # the pixels whose centres the triangle can cover, with a margin for rounding
                 uv = P[:, :2] / P[:, 2:]
-                left, top = ((uv.min(0).values - 0.5).ceil().clamp_min(0)).long().tolist()
-                right, bottom = ((uv.max(0).values + 0.5).floor().clamp_max(max(width, height))).long().tolist()
-                box = (slice(top, min(bottom, height)), slice(left, min(right, width)))
+                left, top = ((uv.min(0).values - 0.501).ceil().clamp(0, 2**20)).long().tolist()
+                right, bottom = ((uv.max(0).values + 0.501).floor().clamp(0, 2**20)).long().tolist()
+                box = (slice(top, bottom), slice(left, right))
             else:
                 box = (slice(0, height), slice(0, width))
-            edges = ray[box] @ torch.linalg.inv(P)  # [h, w, 3], barycentrics divided by depth
-            inverse_depth = edges.sum(-1)
-            z = 1 / inverse_depth
-            inside = (edges >= 0).all(-1) & (inverse_depth > 0)
-            closer = inside & (z >= near) & (z < nearest[camera][box])
+            if not len(xs[box[1]]) or not len(ys[box[0]]):
+                continue
+            e, side = _edge_functions(*_seen_from(P, xs[box[1]], ys[box[0], None]))  # [h, w, 3]
+            z = ((e[..., 0] * P[0, 2] + e[..., 1] * P[1, 2] + e[..., 2] * P[2, 2]) / e.sum(-1)).float()
+            inside = (side != 0) & (z >= near) & ((side < 0) | (not cull_back))
+            closer = inside & (z < nearest[camera][box])
             nearest[camera][box][closer] = z[closer]
             face_ids[camera][box][closer] = index
-            barycentrics[camera][box][closer] = (edges * z[..., None])[closer]
-            depth[camera][box][closer] = z[closer]
-    return face_ids, barycentrics, depth
+    return face_ids
+
+
+def _seen_from(P: Tensor, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Corners P [...,3 corners,3] seen from pixel centres, each corner's (x, y) and depth apart."""
+    z = [P[..., i, 2] for i in range(3)]
+    return [P[..., i, 0] - x * z[i] for i in range(3)], [P[..., i, 1] - y * z[i] for i in range(3)], z
+
+
+def _edge_functions(x: list[Tensor], y: list[Tensor], z: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Edge functions e [...,3] and the sign that they share [...], 0 where they do not: where the triangle is not seen."""
+    e, signs = [], []
+    for k in range(3):
+        i, j = (k + 1) % 3, (k + 2) % 3
+        e.append(_difference(x[i], y[j], y[i], x[j]))
+        with torch.no_grad():
+            sign = e[-1].sign()
+            if bool((sign == 0).any()):  # on the edge: its slope to the left, then upwards
+                for slope in (_difference(z[i], y[j], y[i], z[j]), _difference(x[i], z[j], z[i], x[j])):
+                    sign = torch.where(sign == 0, slope.sign(), sign)
+            signs.append(sign)
+    side = torch.where((signs[0] == signs[1]) & (signs[1] == signs[2]), signs[0], 0)
+    return torch.stack(e, -1), side
+
+
+def _difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """a·b - c·d with the sign that it has without rounding."""
+    p, q = a * b, c * d
+    with torch.no_grad():
+        equal = p == q
+        lost = torch.where(equal, _lost(a, b, p) - _lost(c, d, q), 0) if bool(equal.any()) else None
+    return p - q if lost is None else p - q + lost
+
+
+def _lost(a: Tensor, b: Tensor, rounded: Tensor) -> Tensor:
+    """What a·b lost to rounding (Dekker 1971)."""
+    halves = []
+    for t in (a, b):
+        shifted = 134217729.0 * t
+        high = shifted - (shifted - t)
+        halves.append((high, t - high))
+    (a_high, a_low), (b_high, b_low) = halves
+    return ((a_high * b_high - rounded) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
 def interpolate(attributes: Tensor, faces: Tensor, face_ids: Tensor, barycentrics: Tensor) -> Tensor:

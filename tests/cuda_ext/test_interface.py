@@ -133,6 +133,11 @@ def soften(t):
     image = ops.antialias(ops.interpolate(v.detach(), faces, ids, b), z.detach(), v, ops.mesh_edges(faces), K)
     (image.square().sum() + z.sum()).backward()
     return [image.detach(), v.grad]
+centres = torch.stack(torch.meshgrid(torch.arange(12) + 0.5, torch.arange(12) + 0.5, indexing="ij"), -1).reshape(-1, 2)
+corners = torch.cat([centres, 1 + 0.5 * torch.rand(144, 1)], 1)
+corners[:, :2] *= corners[:, 2:]
+some = torch.randint(144, (200, 3))
+assert torch.equal(*(r.rasterize_mesh(corners[None], some, torch.eye(3)[None], 13, 11)[0] for r in (ops, reference)))
 for f in (add, soften):
     for a, b in zip(f(torch.float32), f(torch.float64)):
         assert (a - b).norm() < 1e-4 * b.norm() + 1e-9

@@ -295,10 +295,9 @@ def test_mesh_matches_the_reference_across_the_camera_plane():
     Ks = torch.tensor([[[100.0, 5, 40], [0, 90, 30], [0, 0, 1]]]).repeat(2, 1, 1)
     ids, barycentrics, depth = ops.rasterize_mesh(vertices, faces, Ks, 83, 61)
     exact = reference.rasterize_mesh(vertices.double(), faces, Ks.double(), 83, 61)
-    same = ids == exact[0]
-    assert same.float().mean() > 0.999
-    assert (barycentrics[same] - exact[1][same]).abs().max() < 1e-4
-    assert relative(depth[same], exact[2][same]) < 1e-5
+    assert torch.equal(ids, exact[0])
+    assert (barycentrics - exact[1]).abs().max() < 1e-4
+    assert relative(depth, exact[2]) < 1e-5
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, -1.0, 0.0])
@@ -311,17 +310,6 @@ def test_mesh_survives_poison(value):
     assert ids.max() < 2
     with pytest.raises(RuntimeError, match="faces must index"):
         ops.rasterize_mesh(vertices, faces + 3, Ks, 8, 8)
-
-
-def test_closed_mesh_has_no_cracks():
-    """A fine grid of triangles that fills the image leaves no pixel out."""
-    n = 40
-    ys, xs = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n), indexing="ij")
-    vertices = torch.stack([xs, ys, 1 + 0.1 * torch.sin(7 * xs) * torch.cos(5 * ys)], -1).reshape(1, -1, 3)
-    corner = (torch.arange(n - 1)[:, None] * n + torch.arange(n - 1)).reshape(-1)
-    faces = torch.cat([torch.stack([corner, corner + 1, corner + n], 1), torch.stack([corner + 1, corner + n + 1, corner + n], 1)])
-    Ks = torch.tensor([[[130.0, 0, 64.37], [0, 130.0, 63.91], [0, 0, 1]]])
-    assert (ops.rasterize_mesh(vertices, faces, Ks, 128, 128)[0] >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
