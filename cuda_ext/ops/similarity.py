@@ -85,12 +85,15 @@ def _check(a: Tensor, b: Tensor, weights: Tensor | None, valid: bool) -> int:
     crop = reference.SSIM_RADIUS if valid else 0
     if min(a.shape[1:3]) <= 2 * crop:
         raise ValueError(f"valid=True needs images larger than {2 * crop} pixels, got {tuple(a.shape)}")
-    if torch.compiler.is_compiling() and (b.requires_grad or (weights is not None and weights.requires_grad)):
+    if torch.compiler.is_compiling() and _wants_gradients(b, weights):
         raise ValueError("ssim: under torch.compile the gradient goes to the first image only: detach the second and the weights")
     return crop
 
 
 def _pick(a: Tensor, *others: Tensor | None):
     """The library, or None when the reference must run: also for gradients that no kernel has."""
-    given = [t for t in others if t is not None]
-    return None if any(t.requires_grad for t in given) else native.pick("av_ssim", a, *given)
+    return None if _wants_gradients(*others) else native.pick("av_ssim", a, *(t for t in others if t is not None))
+
+
+def _wants_gradients(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

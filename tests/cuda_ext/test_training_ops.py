@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cuda_ext import ops, reference
+from cuda_ext import native, ops, reference
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -179,6 +179,47 @@ def test_ssim_of_equal_and_of_opposite_images():
     black = torch.zeros(1, 16, 16, 3, requires_grad=True)
     ops.ssim(black, torch.zeros(1, 16, 16, 3)).sum().backward()
     assert black.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_gradients_of_pictures_are_made_only_where_they_can_be_asked_for(enabled, monkeypatch):
+    """Without autograd neither the gradients nor the memory for them, whatever the tensors say; the values are the same bits."""
+    asked = []
+
+    class Watched:
+        def __init__(self, library) -> None:
+            self.library = library
+
+        def av_ssim_scratch(self, *args) -> int:
+            asked.append(bool(args[-1]))
+            return self.library.av_ssim_scratch(*args)
+
+        def av_ssim(self, args) -> int:
+            asked.extend([args.v_a is not None, args.v_alpha is not None] if args.alpha else [args.v_a is not None])
+            return self.library.av_ssim(args)
+
+        def __getattr__(self, name):
+            return getattr(self.library, name)
+
+    pick = native.pick
+    monkeypatch.setattr(native, "pick", lambda *args: Watched(pick(*args)))
+    a, target = (random(2, 20, 17, 3, seed=seed).sigmoid() for seed in range(2))
+    alpha, mattes = random(2, 20, 17, 1).sigmoid(), random(2, 20, 17).sigmoid()
+    calls = [
+        lambda x, y, t: ops.ssim(x, t),
+        lambda x, y, t: ops.l1_ssim(x, t, weights=mattes),
+        lambda x, y, t: ops.picture_loss(x, y, t, mattes, matte_weight=0.3),
+    ]
+    for call in calls:
+        plain = call(a, alpha, target)
+        assert asked and not any(asked)
+        asked.clear()
+        with torch.set_grad_enabled(enabled):
+            # The target may only want gradients where none are made: elsewhere these come from the reference.
+            out = call(a.clone().requires_grad_(), alpha.clone().requires_grad_(), target.clone().requires_grad_(not enabled))
+        assert asked and all(wanted == enabled for wanted in asked)
+        assert out.requires_grad == enabled and torch.equal(out.detach(), plain)
+        asked.clear()
 
 
 def test_the_loss_of_pictures_has_the_same_bits_on_any_number_of_threads():
