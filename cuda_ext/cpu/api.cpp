@@ -148,7 +148,8 @@ const char* bad_hash_tables(const AvHashTables& in) {
 const char* bad_march(const AvMarch& in) {
     if (in.R < 0) return "R must not be negative";
     if (in.levels < 1 || in.levels > 16) return "the occupancy must have 1..16 levels";
-    if (in.cells[0] < 1 || in.cells[1] < 1 || in.cells[2] < 1) return "a grid must have cells";
+    for (const int32_t cells : in.cells)
+        if (cells < 1 || (in.levels > 1 && cells % 4)) return "a grid must have cells, nested ones multiples of 4";
     if (!(in.step > 0.0f) || !(in.far_plane >= in.near_plane)) return "step must be positive, far not before near";
     if (!(in.growth >= 0.0f) || !(av::steps_to(in, in.far_plane) <= AV_MARCH_STEPS)) return "far - near has more steps than float32 can count";
     return nullptr;

@@ -24,6 +24,25 @@ static int32_t march_count(const AvMarch* args) {
     return AV_OK;
 }
 
+// As put_sample, for n samples from number `first` on.
+static void put_samples(const AvMarch& in, int64_t at, int64_t r, float jitter, float first, int64_t n) {
+    alignas(64) float lane_index[16];
+    for (int l = 0; l < 16; ++l) lane_index[l] = (float)l;
+    const F16 lanes = load(lane_index), near_plane = F16(in.near_plane), step = F16(in.step), bend = F16(in.bend);
+    const bool even = first + (float)n + jitter <= in.bend;
+    const auto distance = [&](F16 x) {
+        const F16 straight = fma_(x, step, near_plane);
+        return even ? straight : select(x <= bend, straight, F16(in.turn) * exp2_(min_(max_(x - bend, F16(0.0f)) * F16(in.growth), F16(126.9f))));
+    };
+    for (int64_t i = 0; i < n; i += 16) {
+        const int part = n - i < 16 ? (int)(n - i) : 16;
+        const F16 k = lanes + F16(first + (float)i);
+        store_part(in.starts + at + i, distance(k + F16(jitter)), part);
+        store_part(in.ends + at + i, distance(k + F16(1.0f) + F16(jitter)), part);
+    }
+    for (int64_t i = 0; i < n; ++i) in.ray_ids[at + i] = r;
+}
+
 static int32_t march_fill(const AvMarch* args) {
     const AvMarch& in = *args;
     for_each_ray(in.launch.threads, in.R, [&](int64_t r) {
@@ -31,11 +50,14 @@ static int32_t march_fill(const AvMarch* args) {
         const int64_t end = in.offsets[r + 1] < in.capacity ? in.offsets[r + 1] : in.capacity;
         const float jitter = in.jitter ? in.jitter[r] : 0.0f;
         const int32_t* runs = in.runs + 2 * AV_MARCH_RUNS * r;
+        const auto put = [&](int64_t place, float k, int64_t n) { put_samples(in, place, r, jitter, k, n); };
         for (int run = 0; at < end; ++run) {
-            if (run == AV_MARCH_RUNS) return put_rest(in, r, (float)(runs[2 * run - 2] + runs[2 * run - 1]), at, end);
+            if (run == AV_MARCH_RUNS) return put_rest(in, r, (float)(runs[2 * run - 2] + runs[2 * run - 1]), at, end, put);
             const int32_t begin = runs[2 * run], length = runs[2 * run + 1];
-            for (int32_t i = 0; i < length && at < end; ++i) put_sample(in, at++, r, jitter, (float)(begin + i));
             if (length == 0) return;
+            const int64_t fits = end - at < length ? end - at : length;
+            put(at, (float)begin, fits);
+            at += fits;
         }
     });
     return AV_OK;

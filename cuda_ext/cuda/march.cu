@@ -24,7 +24,10 @@ __global__ void __launch_bounds__(MARCH_THREADS) march_fill_kernel(AvMarch in) {
     const int32_t* runs = in.runs + 2 * AV_MARCH_RUNS * r;
     for (int run = 0; at < end; ++run) {
         if (run == AV_MARCH_RUNS) {
-            if (lane == 0) put_rest(in, r, (float)(runs[2 * run - 2] + runs[2 * run - 1]), at, end);
+            if (lane) return;
+            put_rest(in, r, (float)(runs[2 * run - 2] + runs[2 * run - 1]), at, end, [&](int64_t place, float k, int64_t n) {
+                for (int64_t i = 0; i < n; ++i) put_sample(in, place + i, r, jitter, k + (float)i);
+            });
             return;
         }
         const int32_t begin = runs[2 * run], length = runs[2 * run + 1];
@@ -37,7 +40,8 @@ __global__ void __launch_bounds__(MARCH_THREADS) march_fill_kernel(AvMarch in) {
 static int32_t refused(const AvMarch& in) {
     if (in.R < 0 || in.R > 0x7fffffffll * MARCH_WARPS) return fail(AV_INVALID, "march: too many rays for one call");
     if (in.levels < 1 || in.levels > 16) return fail(AV_INVALID, "march: the occupancy must have 1..16 levels");
-    if (in.cells[0] < 1 || in.cells[1] < 1 || in.cells[2] < 1) return fail(AV_INVALID, "march: a grid must have cells");
+    for (const int32_t cells : in.cells)
+        if (cells < 1 || (in.levels > 1 && cells % 4)) return fail(AV_INVALID, "march: a grid must have cells, nested ones multiples of 4");
     if (!(in.step > 0) || !(in.far_plane >= in.near_plane) || !(in.growth >= 0) || !(steps_to(in, in.far_plane) <= AV_MARCH_STEPS))
         return fail(AV_INVALID, "march: far - near must be a countable number of steps");
     return AV_OK;

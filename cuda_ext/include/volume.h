@@ -3,8 +3,9 @@
 // March       Sample k of a ray reaches from t(k + jitter) to t(k + 1 + jitter), k = 0, 1, …, as long as its midpoint, the mean of the two, is
 //             not beyond far; t(x) = near + x·step up to x = bend, and turn·2^(growth·(x - bend)) from there on, where steps are in proportion
 //             to the distance (the cones of instant-ngp). t counts lengths of the direction. A sample is kept when its midpoint lies in an
-//             occupied cell of the first grid that contains it. Level l spans the box scaled by 2^l about its centre (as in instant-ngp, Müller et al. 2022). Empty cells are skipped in
-//             one stride, which changes nothing but the cost; within rounding of a cell's border a midpoint may fall to either side.
+//             occupied cell of the first grid that contains it. Level l spans the box scaled by 2^l about its centre (as in instant-ngp, Müller et al. 2022).
+//             Rays walk from cell to cell (Amanatides & Woo 1987) and ask for numbers of samples only where occupied cells begin and end, which
+//             changes nothing but the cost; within rounding of a cell's border a midpoint may fall to either side.
 //             Rays with a number that is not finite, or without direction, have no samples.
 // Composite   τ_i = density_i·(end_i - start_i), held between 0 and AV_TAU_MAX (NaN counts as 0; no gradient outside);
 //             T_i = exp(-Σ_{j<i} τ_j), w_i = T_i·(1 - exp(-τ_i)) while T_i ≥ stop and 0 from there on (Max 1995);
@@ -30,10 +31,25 @@ AV_HD float middle_at(const AvMarch& in, float x) {
     const float start = distance_at(in, x);
     return 0.5f * (start + (x > in.bend ? start * exp2f(in.growth) : distance_at(in, x + 1.0f)));
 }
+// The number of the first sample whose midpoint is not before t, or, with `beyond`, behind it.
+AV_HD float number_at(const AvMarch& in, float jitter, float t, bool beyond) {
+    float k = min_(max_(ceilf(steps_to(in, t) - jitter - 0.5f), 0.0f), 2.0f * AV_MARCH_STEPS);
+    for (int i = 0; i < 4; ++i) {  // what rounding takes, and what the midpoint of a growing step lies behind the middle of its numbers
+        const float before = middle_at(in, k - 1.0f + jitter);
+        if (k < 1.0f || before < t || (beyond && before == t)) break;
+        k -= 1.0f;
+    }
+    for (int i = 0; i < 4; ++i) {
+        const float middle = middle_at(in, k + jitter);
+        if (middle > t || (!beyond && middle == t)) break;
+        k += 1.0f;
+    }
+    return k;
+}
 
 struct Ray {
     float origin[3], direction[3], jitter;
-    float per_direction[3], per_box[3];  // 1 / direction, 1 / size of the box
+    float per_box[3];  // 1 / size of the box
     bool valid;
 };
 
@@ -45,7 +61,6 @@ AV_HD Ray load_ray(const AvMarch& in, int64_t r) {
         ray.origin[i] = in.origins[3 * r + i], ray.direction[i] = in.directions[3 * r + i];
         ray.valid = ray.valid && finite_(ray.origin[i]) && finite_(ray.direction[i]);
         length = max_(length, abs_(ray.direction[i]));
-        ray.per_direction[i] = 1.0f / ray.direction[i];
         ray.per_box[i] = 1.0f / (in.box[3 + i] - in.box[i]);
     }
     ray.jitter = in.jitter ? in.jitter[r] : 0.0f;
@@ -53,27 +68,31 @@ AV_HD Ray load_ray(const AvMarch& in, int64_t r) {
     return ray;
 }
 
-// The cell of a point: its level (-1: outside of all) and index along each axis.
+// A cell: its level and index along each axis.
 struct Cell {
     int level, at[3];
 };
 
+// The index along an axis, not held to the grid, of the point at t in a grid that is 1/shrink times as large as the box.
+AV_HD float index_at(const AvMarch& in, const Ray& ray, float t, int axis, float shrink) {
+    const float from_centre = (ray.origin[axis] + t * ray.direction[axis] - in.box[axis]) * ray.per_box[axis] - 0.5f;
+    return floorf((from_centre * shrink + 0.5f) * (float)in.cells[axis]);
+}
+AV_HD int held(float index, int low, int high) { return (int)min_(max_(index, (float)low), (float)high); }
+
+// The cell of a point that lies in the outermost grid, but for rounding.
 AV_HD Cell find_cell(const AvMarch& in, const Ray& ray, float t) {
     Cell cell;
-    float from_centre[3];
-    for (int i = 0; i < 3; ++i) from_centre[i] = (ray.origin[i] + t * ray.direction[i] - in.box[i]) * ray.per_box[i] - 0.5f;
     float shrink = 1.0f;
-    for (cell.level = 0; cell.level < in.levels; ++cell.level, shrink *= 0.5f) {
+    for (cell.level = 0;; ++cell.level, shrink *= 0.5f) {
         bool inside = true;
         for (int i = 0; i < 3; ++i) {
-            const float x = floorf((from_centre[i] * shrink + 0.5f) * (float)in.cells[i]);
+            const float x = index_at(in, ray, t, i, shrink);
             inside = inside && x >= 0.0f && x < (float)in.cells[i];
-            cell.at[i] = inside ? (int)x : 0;
+            cell.at[i] = held(x, 0, in.cells[i] - 1);
         }
-        if (inside) return cell;
+        if (inside || cell.level == in.levels - 1) return cell;
     }
-    cell.level = -1;
-    return cell;
 }
 
 AV_HD bool occupied(const AvMarch& in, const Cell& cell) {
@@ -91,44 +110,84 @@ AV_HD void clip_axis(float origin, float direction, float low, float high, float
     enter = max_(enter, min_(a, b)), leave = min_(leave, max_(a, b));
 }
 
-// Calls emit(k) for each kept sample from number `from` on, in order; k counts steps.
+// From a cell to its neighbour along a ray.
+struct Walk {
+    Cell cell;
+    float first[3], width[3];  // where the ray passes border 0 of each axis, and from there to the next
+    int axis;                  // that was crossed last; -1: the ray ends in this cell
+};
+
+AV_HD void set_borders(const AvMarch& in, const Ray& ray, Walk& walk) {
+    const float grow = (float)(1 << walk.cell.level);
+    for (int i = 0; i < 3; ++i) {
+        const float size = in.box[3 + i] - in.box[i], per_direction = 1.0f / ray.direction[i];
+        const bool moves = abs_(per_direction) <= 3.4e38f;
+        walk.first[i] = moves ? (0.5f * (in.box[i] + in.box[3 + i] - size * grow) - ray.origin[i]) * per_direction : 3.4e38f;
+        walk.width[i] = moves ? size * grow / (float)in.cells[i] * per_direction : 0.0f;
+    }
+}
+
+// Goes on to the next cell; false at the end of the grids or of the ray. Returns where in t.
+AV_HD bool next_cell(const AvMarch& in, const Ray& ray, Walk& walk, float& t) {
+    Cell& cell = walk.cell;
+    float exit = in.far_plane;
+    walk.axis = -1;
+    for (int i = 0; i < 3; ++i) {
+        const float border = walk.first[i] + walk.width[i] * (float)(cell.at[i] + (walk.width[i] > 0.0f));
+        if (border < exit) exit = border, walk.axis = i;
+    }
+    t = max_(t, exit);
+    if (walk.axis < 0) return false;
+    bool left = false, finer = cell.level > 0;
+    for (int i = 0; i < 3; ++i) {
+        if (i == walk.axis) cell.at[i] += walk.width[i] > 0.0f ? 1 : -1;
+        left = left || cell.at[i] < 0 || cell.at[i] >= in.cells[i];
+        finer = finer && cell.at[i] >= in.cells[i] / 4 && cell.at[i] < in.cells[i] - in.cells[i] / 4;
+    }
+    if (left) {
+        if (++cell.level == in.levels) return false;
+        for (int i = 0; i < 3; ++i) cell.at[i] = in.cells[i] / 4 + (cell.at[i] >> 1);
+    } else if (finer) {  // into the grid that fills the middle of this one, whose cells are half as large
+        --cell.level;
+        const float shrink = 1.0f / (float)(1 << cell.level);
+        for (int i = 0; i < 3; ++i) {
+            const int low = 2 * (cell.at[i] - in.cells[i] / 4);
+            cell.at[i] = i == walk.axis ? low + (walk.width[i] < 0.0f) : held(index_at(in, ray, t, i, shrink), low, low + 1);
+        }
+    }
+    if (left || finer) set_borders(in, ray, walk);
+    return true;
+}
+
+// Calls emit(k, n) for each stretch of n kept samples from number k on, in order; the next may follow without a gap.
 template <class Emit>
-AV_HD void march_ray(const AvMarch& in, const Ray& ray, float from, Emit&& emit) {
+AV_HD void march_ray(const AvMarch& in, const Ray& ray, Emit&& emit) {
     if (!ray.valid) return;
-    // Of a step: strides end a little early, as the cell's border is only known up to rounding, and as the midpoint of a growing
-    // step lies behind the middle of its numbers, by less than growth / 11.
-    const float slack = 0.01f + 0.09f * in.growth;
-    const float outer = (float)(1 << (in.levels - 1)), shift = ray.jitter + 0.5f;
+    const float outer = (float)(1 << (in.levels - 1));
     float enter = in.near_plane, leave = in.far_plane;
     for (int i = 0; i < 3; ++i) {
         const float low = in.box[i], high = in.box[3 + i], centre = 0.5f * (low + high), half = 0.5f * outer * (high - low);
         clip_axis(ray.origin[i], ray.direction[i], centre - half, centre + half, enter, leave);
     }
     if (leave < enter) return;
-    const float last = steps_to(in, leave) - shift + slack;
-    float k = max_(from, ceilf(steps_to(in, enter) - shift - slack));
-    while (k <= last) {
-        const float t = middle_at(in, k + ray.jitter);
-        if (t > in.far_plane) return;
-        const Cell cell = find_cell(in, ray, t);
-        if (cell.level < 0) {
-            k += 1.0f;
-            continue;
+    Walk walk;
+    walk.cell = find_cell(in, ray, enter);
+    set_borders(in, ray, walk);
+    bool filled = false;
+    float t = enter, begin = 0.0f;
+    for (bool more = true; more;) {
+        const bool here = occupied(in, walk.cell);
+        const float since = t;
+        more = next_cell(in, ray, walk, t);
+        if (here != filled) {
+            const float k = number_at(in, ray.jitter, since, false);
+            if (filled && k > begin) emit(begin, k - begin);
+            begin = k, filled = here;
         }
-        if (occupied(in, cell)) {
-            emit(k);
-            k += 1.0f;
-            continue;
+        if (filled && !more) {
+            const float k = number_at(in, ray.jitter, t, walk.axis < 0);
+            if (k > begin) emit(begin, k - begin);
         }
-        float exit = in.far_plane;
-        const float grow = (float)(1 << cell.level);
-        for (int i = 0; i < 3; ++i) {
-            if (ray.direction[i] == 0.0f) continue;
-            const float border = (float)(cell.at[i] + (ray.direction[i] > 0.0f)) / (float)in.cells[i];
-            const float x = in.box[i] + (in.box[3 + i] - in.box[i]) * ((border - 0.5f) * grow + 0.5f);
-            exit = min_(exit, (x - ray.origin[i]) * ray.per_direction[i]);
-        }
-        k = max_(k + 1.0f, ceilf(steps_to(in, exit) - shift - slack));
     }
 }
 
@@ -138,13 +197,13 @@ AV_HD int64_t count_samples(const AvMarch& in, int64_t r) {
     int64_t count = 0;
     int32_t begin = 0, length = 0;
     int run = 0;
-    march_ray(in, load_ray(in, r), 0.0f, [&](float k) {
-        ++count;
+    march_ray(in, load_ray(in, r), [&](float k, float n) {
+        count += (int64_t)n;
         if ((int32_t)k != begin + length) {
             if (length > 0 && run < AV_MARCH_RUNS) runs[2 * run] = begin, runs[2 * run + 1] = length;
             run += length > 0, begin = (int32_t)k, length = 0;
         }
-        ++length;
+        length += (int32_t)n;
     });
     for (; run < AV_MARCH_RUNS; ++run, length = 0) {
         runs[2 * run] = begin, runs[2 * run + 1] = length;
@@ -158,11 +217,14 @@ AV_HD void put_sample(const AvMarch& in, int64_t at, int64_t r, float jitter, fl
     in.starts[at] = distance_at(in, k + jitter), in.ends[at] = distance_at(in, k + 1.0f + jitter);
 }
 
-// The samples of a ray behind its noted runs, which end before number `from`, to the places from `at` to `end`.
-AV_HD void put_rest(const AvMarch& in, int64_t r, float from, int64_t at, int64_t end) {
-    const Ray ray = load_ray(in, r);
-    march_ray(in, ray, from, [&](float k) {
-        if (at < end) put_sample(in, at++, r, ray.jitter, k);
+// Calls put(at, k, n) for the stretches of a ray behind its noted ones, which end before number `from`, for the places from `at` to `end`.
+template <class Put>
+AV_HD void put_rest(const AvMarch& in, int64_t r, float from, int64_t at, int64_t end, Put&& put) {
+    march_ray(in, load_ray(in, r), [&](float k, float n) {
+        if (k < from) return;
+        const int64_t fits = end - at < (int64_t)n ? end - at : (int64_t)n;
+        put(at, k, fits);
+        at += fits;
     });
 }
 

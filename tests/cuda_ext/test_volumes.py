@@ -22,6 +22,8 @@ def rays(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     aims = 0.8 * torch.randn(n, 3, generator=g)
     directions = (aims - origins) * torch.exp(0.3 * torch.randn(n, 1, generator=g))
     directions[::7, 1] = 0.0  # along a face of the cells
+    directions[3::35, 0] = 0.0
+    directions[14::35, 2] = 0.0  # along an edge
     return origins, directions, torch.rand(n, generator=g)
 
 
@@ -51,7 +53,8 @@ def check_march(device: torch.device, levels: int, jittered: bool, cone: float =
 
 
 @pytest.mark.parametrize(
-    "levels, jittered, cone", [(1, False, 0.0), (1, True, 0.0), (3, True, 0.0), (3, True, 0.02), (1, False, 0.3), (3, True, 1.0)]
+    "levels, jittered, cone",
+    [(1, False, 0.0), (1, True, 0.0), (3, True, 0.0), (3, True, 0.02), (1, False, 0.3), (3, True, 1.0), (5, True, 0.004), (16, False, 0.1)],
 )
 def test_march_matches_the_reference(levels, jittered, cone):
     check_march(torch.device("cpu"), levels, jittered, cone)
