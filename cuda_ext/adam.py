@@ -40,8 +40,8 @@ class Adam:
     first `heads[name]` (counted in the flattened trailing dimensions) another rate, e.g. SH above degree 0. `state` tensors are
     plain and can be indexed, concatenated and saved: see `rows`. With `capturable` (CUDA) the steps are counted on the device, so that
     a captured graph corrects the moments of each replay by the right step; learning rates are then those of the capture.
-    Tensors named in `factored` must only be used as the basis of `blend` and `carry`: their gradient is an outer product, which on the CPU
-    is then never written out (their `.grad` stays None), and `descend` moves them where it arises. The moments of tensors named in
+    Tensors named in `factored` must only be used as the basis of `blend` and `carry`: their gradient is an outer product, which is then
+    never written out (their `.grad` stays None), and on the CPU `descend` moves them where it arises. The moments of tensors named in
     `halves` are kept in bfloat16, half of the memory and of the traffic: the first rounded to the nearest, the second by a rule that
     loses nothing on average (`reference.upper_halves`). Under torch.compile a step is one operator of the graph, which reads the rates and
     counts the steps when it runs; compile the backward pass with it, or none of the two, when there are `factored` tensors.

@@ -15,7 +15,7 @@ from cuda_ext.bench_scenes import head_field, head_like_mesh, head_positions, he
 def operators(report: Report, device: str, small: bool = False) -> None:
     """All rows. `small`: sizes for a rehearsal."""
     torch.manual_seed(0)
-    for rows in (_loss, _adam, _bind, _blend, _skin, _pictures, _hash, _meshes, _rays):
+    for rows in (_loss, _adam, _bind, _blend, _basis, _skin, _pictures, _hash, _meshes, _rays):
         rows(report, device, small)
 
 
@@ -72,6 +72,27 @@ def _blend(report: Report, device: str, small: bool) -> None:
         return torch.autograd.grad(function(basis, *leaves), [basis, *leaves], upstream)
 
     _compare(report, f"blend, {n // 1000}k × 12, forward + backward", lambda: run(ops.blend), lambda: run(reference.blend))
+
+
+def _basis(report: Report, device: str, small: bool) -> None:
+    """A step of what most of an avatar's memory is: read for the corrections, read for the gradient to the weights, moved."""
+    n, K = 100 if small else 100_000, 20
+    basis, *leaves = _leaves(device, (n, 10, K), (K,), (n, 3), (n, 4), (n, 4, 3))
+    twin = basis.detach().clone().requires_grad_()
+    upstream = [torch.randn_like(t) for t in leaves[1:]]
+    ours = ops.Adam({"basis": basis}, {"basis": 1e-3}, factored=["basis"], halves=["basis"])
+    plain = torch.optim.Adam([twin], lr=1e-3, fused=True)
+
+    def run(blend: Callable, moved: Tensor, optimizer: ops.Adam | torch.optim.Adam) -> None:
+        torch.autograd.backward(blend(moved, *leaves), upstream, inputs=[moved, *leaves])
+        optimizer.step()
+        for leaf in (moved, *leaves):
+            leaf.grad = None
+        if optimizer is ours:
+            ours.zero_grad()
+
+    label = f"blend and the Adam of its basis, {n // 1000}k × {K}"
+    _compare(report, label, lambda: run(ops.blend, basis, ours), lambda: run(reference.blend, twin, plain))
 
 
 def _skin(report: Report, device: str, small: bool) -> None:

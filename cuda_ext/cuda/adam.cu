@@ -34,10 +34,45 @@ __device__ inline void keep_moment(void* moments, int64_t at, bool half, float v
         static_cast<float*>(moments)[at] = value;
 }
 
+// Four moments in a row, aligned; `turn` of the first, `more` of each after it.
+__device__ inline void moments_at(const void* moments, int64_t at, bool half, float* four) {
+    if (half) {
+        const uint2 pairs = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(moments) + at);
+        four[0] = __uint_as_float(pairs.x << 16), four[1] = __uint_as_float(pairs.x & 0xffff0000u);
+        four[2] = __uint_as_float(pairs.y << 16), four[3] = __uint_as_float(pairs.y & 0xffff0000u);
+    } else {
+        const float4 found = *reinterpret_cast<const float4*>(static_cast<const float*>(moments) + at);
+        four[0] = found.x, four[1] = found.y, four[2] = found.z, four[3] = found.w;
+    }
+}
+__device__ inline void keep_moments(void* moments, int64_t at, bool half, const float* four, unsigned turn, unsigned more) {
+    if (half) {
+        unsigned bits[4];
+        for (int i = 0; i < 4; ++i) bits[i] = __float_as_uint(four[i]) + ((turn + i * more) & 0xffffu);
+        *reinterpret_cast<uint2*>(static_cast<uint16_t*>(moments) + at) =
+            make_uint2(bits[0] >> 16 | (bits[1] & 0xffff0000u), bits[2] >> 16 | (bits[3] & 0xffff0000u));
+    } else {
+        *reinterpret_cast<float4*>(static_cast<float*>(moments) + at) = make_float4(four[0], four[1], four[2], four[3]);
+    }
+}
+
+// The product of the factors at element i of a gradient that was never written out.
+__device__ inline float factored(const AvAdamTensor& t, int64_t i) {
+    const int64_t row = i >> 32 ? i / t.factor_size : (unsigned)i / (unsigned)t.factor_size;
+    return t.grad[row] * t.factor[i - row * t.factor_size];
+}
+
+// Whether four elements in a row may be read at once. Torch aligns tensors, views may be odd.
+__device__ inline bool four_at_once(const AvAdamTensor& t, bool half) {
+    const uintptr_t floats = (uintptr_t)t.param | (t.factor ? 0 : (uintptr_t)t.grad), moments = (uintptr_t)t.m | (uintptr_t)t.v;
+    return !t.row_ids && (floats & 15) == 0 && (moments & (half ? 7 : 15)) == 0;
+}
+
 __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
     // 1 / (1 - beta^step): float keeps its digits this way, and double is slow on most cards
     const float step = batch.step_ptr ? *batch.step_ptr : batch.step;
     const float correction = -1.0f / expm1f(step * batch.log_beta1), inverse = -1.0f / expm1f(step * batch.log_beta2);
+    const unsigned step_turn = (unsigned)(int64_t)step * AV_ROUND_STEP;
     int which = 0;
     while (blockIdx.x >= batch.first_block[which + 1]) ++which;
     const AvAdamTensor& t = batch.tensors[which];
@@ -47,30 +82,29 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
     const int64_t total = (t.row_ids ? t.row_count : t.rows) * t.columns;
     const int64_t first = ((int64_t)(blockIdx.x - batch.first_block[which]) * ADAM_THREADS + threadIdx.x) * ADAM_EACH;
     if (first >= total) return;
-    if (!t.row_ids && !half && first + ADAM_EACH <= total) {  // 16 bytes at a time; torch aligns tensors, views may be odd
-        const bool aligned = (((uintptr_t)t.param | (uintptr_t)t.grad | (uintptr_t)t.m | (uintptr_t)t.v) & 15) == 0;
-        if (aligned) {
-            float4* const kept_m = reinterpret_cast<float4*>(static_cast<float*>(t.m) + first);
-            float4* const kept_v = reinterpret_cast<float4*>(static_cast<float*>(t.v) + first);
-            float4 p = *reinterpret_cast<float4*>(t.param + first), m = *kept_m, v = *kept_v;
-            const float4 g = *reinterpret_cast<const float4*>(t.grad + first);
-            float rates[4] = {lr, lr, lr, lr};
-            if (two_rates) {
-                unsigned column = (unsigned)(first % t.columns);
-                for (int i = 0; i < 4; ++i) {
-                    if (column >= t.head_columns) rates[i] = lr_tail;
-                    if (++column == t.columns) column = 0;
-                }
-            }
-            p.x = adam_value(p.x, g.x, m.x, v.x, b1, b2, batch.eps, rates[0], inverse);
-            p.y = adam_value(p.y, g.y, m.y, v.y, b1, b2, batch.eps, rates[1], inverse);
-            p.z = adam_value(p.z, g.z, m.z, v.z, b1, b2, batch.eps, rates[2], inverse);
-            p.w = adam_value(p.w, g.w, m.w, v.w, b1, b2, batch.eps, rates[3], inverse);
-            *reinterpret_cast<float4*>(t.param + first) = p;
-            *kept_m = m;
-            *kept_v = v;
-            return;
+    if (first + ADAM_EACH <= total && four_at_once(t, half)) {
+        float4* const kept = reinterpret_cast<float4*>(t.param + first);
+        const float4 param = *kept;
+        float p[4] = {param.x, param.y, param.z, param.w}, g[4], m[4], v[4], rates[4] = {lr, lr, lr, lr};
+        if (t.factor) {
+            for (int i = 0; i < 4; ++i) g[i] = factored(t, first + i);
+        } else {
+            const float4 given = *reinterpret_cast<const float4*>(t.grad + first);
+            g[0] = given.x, g[1] = given.y, g[2] = given.z, g[3] = given.w;
         }
+        moments_at(t.m, first, half, m), moments_at(t.v, first, half, v);
+        if (two_rates) {
+            unsigned column = (unsigned)(first % t.columns);
+            for (int i = 0; i < 4; ++i) {
+                if (column >= t.head_columns) rates[i] = lr_tail;
+                if (++column == t.columns) column = 0;
+            }
+        }
+        for (int i = 0; i < 4; ++i) p[i] = adam_value(p[i], g[i], m[i], v[i], b1, b2, batch.eps, rates[i], inverse);
+        *kept = make_float4(p[0], p[1], p[2], p[3]);
+        keep_moments(t.m, first, half, m, 0x8000u, 0);
+        keep_moments(t.v, first, half, v, (unsigned)(first & 15) * AV_ROUND_LANE + step_turn, AV_ROUND_LANE);
+        return;
     }
     for (int64_t i = first; i < first + ADAM_EACH && i < total; ++i) {
         const int64_t row = i / t.columns, column = i - row * t.columns;
@@ -78,10 +112,10 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
         if ((uint64_t)target >= (uint64_t)t.rows) continue;
         const int64_t at = target * t.columns + column;
         const float rate = column < t.head_columns ? lr : lr_tail;
-        const float g = t.grad[t.row_ids && (t.flags & AV_WHOLE_GRAD) ? at : i];
+        const float g = t.factor ? factored(t, i) : t.grad[t.row_ids && (t.flags & AV_WHOLE_GRAD) ? at : i];
         float m = moment_at(t.m, at, half), v = moment_at(t.v, at, half);
         t.param[at] = adam_value(t.param[at], g, m, v, b1, b2, batch.eps, rate, inverse);
-        const unsigned lane = (unsigned)(t.row_ids ? column : i) & 15, turn = lane * AV_ROUND_LANE + (unsigned)(int64_t)step * AV_ROUND_STEP;
+        const unsigned turn = ((unsigned)(t.row_ids ? column : i) & 15) * AV_ROUND_LANE + step_turn;
         keep_moment(t.m, at, half, m, 0x8000u), keep_moment(t.v, at, half, v, turn & 0xffffu);
     }
 }
@@ -91,7 +125,9 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
 extern "C" int32_t av_adam(const AvAdam* args) {
     using namespace av;
     for (int64_t i = 0; i < args->count; ++i) {
-        if (args->tensors[i].factor) return fail(AV_UNSUPPORTED, "adam: factored gradients are for the CPU");
+        const AvAdamTensor& t = args->tensors[i];
+        if (t.factor && (t.row_ids || t.factor_size < 1 || t.factor_size > 64 || t.columns % t.factor_size))
+            return fail(AV_INVALID, "adam: a factored gradient needs all rows and columns that its factor of 1..64 divides");
     }
     const OnDevice device(args->launch);
     for (int64_t begin = 0; begin < args->count; begin += ADAM_TENSORS) {

@@ -64,7 +64,7 @@ typedef struct AvAdamTensor {
     float lr;
     float lr_tail;
     // Gradient of rank one per row, never written out: element (r, i) is grad[r, i / factor_size] · factor[i % factor_size], so grad is
-    // [rows, columns / factor_size]. NULL: grad is as above. CPU only.
+    // [rows, columns / factor_size]. NULL: grad is as above.
     const float* factor;
     int64_t factor_size;   // 1..64
     int64_t flags;         // AvAdamFlags

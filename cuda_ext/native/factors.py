@@ -45,7 +45,7 @@ class Factors:
         """Write the gradients out into `.grad` unless one native step can take them as they are. `whole`: in any case."""
         leaf = self.leaf()
         assert leaf is not None
-        apart = len(self.found) > 1 or leaf.grad is not None or leaf.device.type != "cpu" or not fits(leaf)
+        apart = len(self.found) > 1 or leaf.grad is not None or not fits(leaf)
         if self.found and (whole or apart):
             for v_delta, weights in self.found:
                 v_leaf = v_delta[..., None] * weights

@@ -172,3 +172,19 @@ def test_tensors_on_another_device_than_the_current_one():
         assert torch.cuda.current_device() == 0
         assert torch.equal(ops.splat(*there.values(), WIDTH, HEIGHT).color.to("cuda:0"), expected)
         assert torch.cuda.current_device() == 0
+
+
+def test_a_factored_basis_moves_as_if_its_gradient_were_written_out():
+    g = torch.Generator("cuda").manual_seed(0)
+    start, *rest = (torch.randn(s, device="cuda", generator=g) for s in ((500, 10, 12), (12,), (500, 3), (500, 4), (500, 4, 3)))
+    ends = []
+    for factored in ((), ("basis",)):
+        basis, weights = start.clone().requires_grad_(), rest[0].clone().requires_grad_()
+        adam = ops.Adam({"basis": basis}, {"basis": 1e-2}, heads={"basis": 36}, tails={"basis": 1e-3}, factored=factored, halves=("basis",))
+        for _ in range(3):
+            sum(t.square().sum() for t in ops.blend(basis, weights, *rest[1:])).backward()
+            assert (basis.grad is None) == bool(factored)
+            adam.step()
+            adam.zero_grad()
+        ends.append(basis.detach())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-6)

@@ -347,6 +347,39 @@ def test_adam_keeps_halves_of_moments_as_the_reference_does(backend, sparse):
         close(mine, theirs.float(), 2e-3, "moment")
 
 
+@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize("K", [1, 5, 12])
+def test_adam_takes_the_factors_of_a_gradient_as_the_gradient(backend, K, halves):
+    library, device = backend
+    g = torch.Generator().manual_seed(2)
+    rows, columns = 31, 10 * K  # K = 5: quadruples of elements lie across rows of the factor
+    start = [torch.randn(rows, columns, generator=g), torch.randn(rows, columns, generator=g), torch.rand(rows, columns, generator=g)]
+    d, factor = to(device, torch.randn(rows, 10, generator=g), torch.randn(K, generator=g))
+    ends = []
+    for whole in (True, False):
+        p, m, v = (t.to(device).clone() for t in start)
+        if halves:
+            m, v = m.bfloat16(), v.bfloat16()
+        grad = (d[..., None] * factor).reshape(rows, columns).contiguous() if whole else d
+        tensor = abi.AvAdamTensor(
+            pointer(p), pointer(grad), pointer(m), pointer(v), rows, columns, 3 * K, None, 0, 1e-2, 1e-3, None if whole else pointer(factor),
+            K, abi.HALF_MOMENTS * halves,
+        )  # fmt: skip
+        check(library, library.av_adam(abi.AvAdam(launch_of(device), (abi.AvAdamTensor * 1)(tensor), 1, 0.9, 0.999, 1e-15, 3.0, None)))
+        ends.append((p, m, v))
+    for one, other, before in zip(*ends, start, strict=True):
+        assert torch.equal(one, other) and not torch.equal(one.cpu().float(), before)
+
+
+def test_adam_refuses_factors_that_do_not_fit(backend):
+    library, device = backend
+    p, m, v, d, factor = (torch.zeros(n, device=device) for n in (40, 40, 40, 20, 3))
+    for size in (0, 3, 65):
+        tensor = abi.AvAdamTensor(*(pointer(t) for t in (p, d, m, v)), 4, 10, 10, None, 0, 1e-2, 1e-2, pointer(factor), size, 0)
+        status = library.av_adam(abi.AvAdam(launch_of(device), (abi.AvAdamTensor * 1)(tensor), 1, 0.9, 0.999, 1e-15, 3.0, None))
+        assert status == abi.INVALID and b"factored gradient" in library.av_error()
+
+
 @pytest.mark.parametrize("log_scales", [False, True])
 def test_bind_matches_the_reference(backend, log_scales):
     library, device = backend
