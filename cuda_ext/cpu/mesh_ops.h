@@ -74,13 +74,15 @@ static void mesh_band(const AvMesh& in, int64_t c, int y0, int y1, const Triangl
     memset(nearest, 0, (size_t)((y1 - y0) * width) * sizeof(float));
     alignas(64) float lane_index[16];
     for (int l = 0; l < 16; ++l) lane_index[l] = (float)l;
-    const F16 lanes = load(lane_index), zero = F16(0.0f), furthest = F16(1.0f / in.near_plane), known = F16(DEPTH_ERROR);
-    const F16 most = F16(1.0f + 1.2f * DEPTH_ERROR), least = F16(1.0f - 1.2f * DEPTH_ERROR);
+    const float more = 1.0f + 1.2f * DEPTH_ERROR, less = 1.0f - 1.2f * DEPTH_ERROR, nearest_depth = 1.0f / in.near_plane;
+    const F16 lanes = load(lane_index), zero = F16(0.0f), most = F16(more), least = F16(less), within = F16(nearest_depth * less);
     for (int64_t f = 0; f < in.F; ++f) {
         const Triangle& t = triangles[f];
         const int top = t.y0 > y0 ? t.y0 : y0, bottom = t.y1 < y1 ? t.y1 : y1;
         if (top >= bottom) continue;
-        const F16 slack = F16(t.slack), low = zero - slack, doubt = F16(DEPTH_SLACKS * t.slack);
+        const float off = DEPTH_SLACKS * t.slack;
+        const F16 slack = F16(t.slack), low = F16(-t.slack), doubt = F16(off);
+        const F16 known = F16(off / DEPTH_ERROR), reach = F16(nearest_depth * more + off);
         for (int y = top; y < bottom; ++y) {
             const float down = (float)(y - t.y0);
             for (int x = t.x0; x < t.x1; x += 16) {
@@ -91,12 +93,11 @@ static void mesh_band(const AvMesh& in, int64_t c, int y0, int y1, const Triangl
                 const F16 inverse = e[0] + e[1] + e[2], high = inverse + doubt;
                 float* best = nearest + (y - y0) * width + x;
                 const F16 had = load_part(best, n);
-                const M16 seen = (e[0] >= low) & (e[1] >= low) & (e[2] >= low) & (high > zero) & (high >= had * least) &
-                                 (inverse - doubt <= furthest * most);
+                const M16 seen = (e[0] >= low) & (e[1] >= low) & (e[2] >= low) & (high > zero) & (high >= had * least) & (inverse <= reach);
                 uint32_t set = bits(seen) & (n == 16 ? 0xffffu : (1u << n) - 1);
                 if (!set) continue;
                 const M16 sure = (e[0] >= slack) & (e[1] >= slack) & (e[2] >= slack) & (inverse > had * most + doubt) &
-                                 (inverse <= furthest * least) & (doubt <= known * inverse);
+                                 (inverse >= known) & (inverse <= within);
                 const uint32_t certain = bits(sure);
                 alignas(64) float values[16];
                 store(values, inverse);
