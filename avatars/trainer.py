@@ -36,6 +36,11 @@ _SPARSE = 17  # a prime: no width of a picture makes columns of it
 _CODE_BETAS = (0.9, 0.99)  # equal time constants in first steps: a row's first update is then one learning rate
 
 
+def _statistics(count: int, device: torch.device) -> ops.SplatStatistics:
+    """What densification looks at, and nothing else."""
+    return ops.SplatStatistics.zeros(count, device, max_radius=False, contributions=False)
+
+
 class Trainer:
     """Parameters, optimisers, statistics and the clock. Advance it batch by batch."""
 
@@ -118,7 +123,7 @@ class Trainer:
             halves=[*basis, *_OWN],
         )
         self.code_adam = ops.Adam(self.codes, self._code_rates(0.0), betas=_CODE_BETAS)
-        self.statistics = ops.SplatStatistics.zeros(len(self.face_ids), self.device)
+        self.statistics = _statistics(len(self.face_ids), self.device)
 
     # schedule
 
@@ -292,7 +297,7 @@ class Trainer:
         if plan.result == plan.count:
             s.reset()
         else:
-            self.statistics = ops.SplatStatistics.zeros(plan.result, self.device)
+            self.statistics = _statistics(plan.result, self.device)
 
     def rest(self) -> None:
         """The time until the next step does not count as training."""
@@ -314,9 +319,8 @@ class Trainer:
         tensors |= {f"adam.{k}": v for k, v in self.adam.state_dict().items()}
         tensors |= {f"code_adam.{k}": v for k, v in self.code_adam.state_dict().items()}
         tensors |= {f"colors.{k}": v for k, v in self.colors.state().items()}
-        s = self.statistics
         tensors |= {"face_ids": self.face_ids, "reach": self.reach}
-        tensors |= {f"statistics.{k}": getattr(s, k) for k in ("grad_norm", "count", "max_radius", "contributions")}
+        tensors |= {f"statistics.{k}": v for k, v in self.statistics.sums.items()}
         clock = {"step": self.step, "elapsed": self.elapsed, "psnr": self.psnr, "loss": self.loss_mean, "unit": self.unit, "key": key}
         text = json.dumps(clock)
         write_tensors(path, tensors, {"clock": text, "checksum": tensors_checksum(text, tensors)})
@@ -344,8 +348,8 @@ class Trainer:
             for prefix, adam in (("adam.", self.adam), ("code_adam.", self.code_adam)):
                 adam.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
             self.colors.load({k.removeprefix("colors."): v for k, v in tensors.items() if k.startswith("colors.")})
-            for k in ("grad_norm", "count", "max_radius", "contributions"):
-                getattr(self.statistics, k).copy_(tensors[f"statistics.{k}"])
+            for k, sums in self.statistics.sums.items():
+                sums.copy_(tensors[f"statistics.{k}"])
             self.step, self.elapsed, self.psnr, self.loss_mean = clock["step"], clock["elapsed"], clock["psnr"], clock["loss"]
         except (KeyError, TypeError, ValueError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else error

@@ -72,7 +72,7 @@ def _splat(*args) -> list[Tensor]:
     statistics = numbered_statistics(args[16])
     # With gradients this is the forward pass again, of the backward half: its contributions have been counted.
     if statistics is not None and torch.is_grad_enabled():
-        statistics = replace(statistics, contributions=torch.zeros_like(statistics.contributions))
+        statistics = replace(statistics, contributions=None)
     out = ops.splat(*scene, *size, backgrounds=backgrounds, statistics=statistics, **options)
     assert out.depth is not None
     return [out.color, out.alpha, out.depth, out.radii]

@@ -179,8 +179,8 @@ static void composite_tile(const Size& size, const Saved& saved, const Pixels& i
 
 // Front to back again, with one running scalar per pixel: `rest` = ∂L/∂color · (colour still to come, background included).
 // ∂L/∂alpha_i = T_i (c_i·g) - rest_i / (1 - alpha_i). kAlpha, kDepth: gradients to those as well, to depth
-// only with those to alpha.
-template <bool kAlpha, bool kDepth>
+// only with those to alpha. kWeights: the sums of w too.
+template <bool kAlpha, bool kDepth, bool kWeights>
 static void composite_tile_backward(const Size& size, const Saved& saved, const Pixels& images, int64_t index, Slot* slots) {
     const TileView tile = tile_view(size, saved, index);
     if (tile.begin == tile.end) return;
@@ -252,7 +252,7 @@ static void composite_tile_backward(const Size& size, const Saved& saved, const 
             s[7] = fma_(w, g[b][1], s[7]);
             s[8] = fma_(w, g[b][2], s[8]);
             if (kDepth) s[9] = fma_(w, g_z[b], s[9]);
-            s[10] += w;
+            if (kWeights) s[10] += w;
         }
         store((float*)&slots[instance->slot], sums_of_twelve(s));
     }

@@ -142,7 +142,7 @@ static int32_t rasterize_backward(const AvRasterizeBackward* args) {
     Slot* slots = (Slot*)args->scratch;
     const Pixels images = {args->backgrounds, const_cast<float*>(args->color), const_cast<float*>(args->alpha),
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
-    composite_backward(size, saved, images, args->launch.threads, slots);
+    composite_backward(size, saved, images, false, args->launch.threads, slots);
     const AvProjected& out = args->v_in;
     parallel_for(args->launch.threads, size.C * size.blocks, [&](int64_t task, int) {
         const int64_t c = task / size.blocks, block = task % size.blocks;

@@ -90,15 +90,23 @@ static int32_t splat_forward(const AvSplatForward* args) {
     return composite(size, saved, scratch, images, threads, args->contributions, args->counters);
 }
 
-static void composite_backward(const Size& size, const Saved& saved, const Pixels& images, int threads, Slot* slots) {
+template <bool kWeights>
+static void composite_backward_of(const Size& size, const Saved& saved, const Pixels& images, int threads, Slot* slots) {
     parallel_for(threads, size.C * size.tiles, [&](int64_t index, int) {
         if (images.v_depth)
-            composite_tile_backward<true, true>(size, saved, images, index, slots);
+            composite_tile_backward<true, true, kWeights>(size, saved, images, index, slots);
         else if (images.v_alpha)
-            composite_tile_backward<true, false>(size, saved, images, index, slots);
+            composite_tile_backward<true, false, kWeights>(size, saved, images, index, slots);
         else
-            composite_tile_backward<false, false>(size, saved, images, index, slots);
+            composite_tile_backward<false, false, kWeights>(size, saved, images, index, slots);
     });
+}
+
+static void composite_backward(const Size& size, const Saved& saved, const Pixels& images, bool weights, int threads, Slot* slots) {
+    if (weights)
+        composite_backward_of<true>(size, saved, images, threads, slots);
+    else
+        composite_backward_of<false>(size, saved, images, threads, slots);
 }
 
 // Sums the slots of sixteen Gaussians of one camera: rows[0..11] as the fields of a Slot. Returns the lanes that have any.
@@ -216,7 +224,7 @@ static int32_t splat_backward(const AvSplatBackward* args) {
     Slot* slots = (Slot*)args->scratch;
     const Pixels images = {scene.backgrounds, const_cast<float*>(args->color), const_cast<float*>(args->alpha),
                            const_cast<float*>(args->depth), args->v_color, args->v_alpha, args->v_depth};
-    composite_backward(size, saved, images, threads, slots);
+    composite_backward(size, saved, images, args->contributions != nullptr, threads, slots);
     const GradientOut out = gradient_out(scene, args->v_means, args->v_quats, args->v_scales, args->v_opacities, args->v_sh);
     const CameraGradients cameras = {args->camera_sums, args->v_viewmats, args->v_Ks};
     const bool statistics = args->grad_norm || args->count || args->max_radius || args->contributions;

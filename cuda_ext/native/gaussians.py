@@ -107,15 +107,16 @@ class SplatFunction(torch.autograd.Function):
         radii = torch.empty(C, N, 2, dtype=torch.int32, device=device)
         # A backward pass on the CPU counts contributions on its way; elsewhere the forward pass does.
         late = device.type == "cpu" and bool(flags & abi.FOR_GRADIENTS) and any(ctx.needs_input_grad[:7])
-        contributions = None if statistics is None or late else means.new_empty(N)
+        counted = None if statistics is None else statistics.contributions
+        contributions = None if counted is None or late else means.new_empty(N)
         counters = torch.empty(4, dtype=torch.int32, device=device)
         args = abi.AvSplatForward(
             launch_of(device), scene, 0, color.data_ptr(), alpha.data_ptr(), pointer(depth), radii.data_ptr(),
             pointer(contributions), counters.data_ptr(),
         )  # fmt: skip
         saved = _with_capacity(lib, lib.av_splat_forward, args, scene, device, counters)
-        if statistics is not None and contributions is not None:
-            statistics.contributions.add_(contributions)
+        if counted is not None and contributions is not None:
+            counted.add_(contributions)
         ctx.save_for_backward(*tensors, bg, color, alpha, depth)
         ctx.lib, ctx.settings, ctx.statistics, ctx.saved, ctx.late = lib, settings, statistics, saved, late
         ctx.set_materialize_grads(False)
@@ -140,7 +141,7 @@ class SplatFunction(torch.autograd.Function):
             launch, scene, ctx.saved.capacity, color.data_ptr(), alpha.data_ptr(), pointer(depth), v_color.data_ptr(),
             pointer(v_alpha), pointer(v_depth), *(t.data_ptr() for t in v), *(pointer(t) for t in sums),
             ctx.saved.tensor.data_ptr(), ctx.saved.tensor.numel(), scratch.data_ptr(), scratch.numel(),
-            statistics.contributions.data_ptr() if statistics is not None and ctx.late else None,
+            pointer(statistics.contributions) if statistics is not None and ctx.late else None,
             *(pointer(t) for t in cameras),
         )  # fmt: skip
         library.check(lib, lib.av_splat_backward(args), "splat backward")

@@ -42,7 +42,8 @@ _statistics: weakref.WeakValueDictionary[int, SplatStatistics] = weakref.WeakVal
 @dataclass(frozen=True)
 class SplatStatistics:
     """Per-Gaussian sums for densification, accumulated in place by `splat`: by its backward pass, but `contributions` also by a
-    forward pass without gradients (and on CUDA and under torch.compile always by the forward pass). Zero them with `reset()`.
+    forward pass without gradients (and on CUDA and under torch.compile always by the forward pass). Zero them with `reset()`. What is None
+    is not counted; `contributions` cost one or two hundredths of the backward pass on a CPU, and atomic additions on CUDA.
 
     A compiled graph knows them by `number` alone and does not see that they change: make and read them outside of it.
 
@@ -52,8 +53,8 @@ class SplatStatistics:
 
     grad_norm: Tensor  # [N]
     count: Tensor  # [N] cameras that saw the Gaussian in a backward pass
-    max_radius: Tensor  # [N] pixels
-    contributions: Tensor  # [N] Σ alpha·transmittance over pixels
+    max_radius: Tensor | None = None  # [N] pixels
+    contributions: Tensor | None = None  # [N] Σ alpha·transmittance over pixels
     number: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -61,13 +62,23 @@ class SplatStatistics:
         _statistics[self.number] = self
 
     @staticmethod
-    def zeros(n: int, device: torch.device | str = "cpu") -> SplatStatistics:
-        """Fresh statistics of `n` Gaussians."""
-        return SplatStatistics(*(torch.zeros(n, device=device) for _ in range(4)))
+    def zeros(n: int, device: torch.device | str = "cpu", *, max_radius: bool = True, contributions: bool = True) -> SplatStatistics:
+        """Fresh statistics of `n` Gaussians, with or without the last two."""
+
+        def sums() -> Tensor:
+            return torch.zeros(n, device=device)
+
+        return SplatStatistics(sums(), sums(), sums() if max_radius else None, sums() if contributions else None)
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """What is counted, by name."""
+        found = {k: getattr(self, k) for k in ("grad_norm", "count", "max_radius", "contributions")}
+        return {k: v for k, v in found.items() if v is not None}
 
     def reset(self) -> None:
         """Set all sums to zero in place."""
-        for tensor in (self.grad_norm, self.count, self.max_radius, self.contributions):
+        for tensor in self.sums.values():
             tensor.zero_()
 
 
@@ -198,7 +209,8 @@ def _reference_splat(
     means2d, radii = p[0], p[5]
     color, alpha, z, contributions, _ = reference.rasterize(*p, width, height, backgrounds)
     if statistics is not None:
-        statistics.contributions.add_(contributions)
+        if statistics.contributions is not None:
+            statistics.contributions.add_(contributions)
         if means2d.requires_grad:
             half = torch.tensor([width / 2, height / 2], dtype=means2d.dtype, device=means2d.device)
             seen = (radii > 0).all(-1)
@@ -206,7 +218,8 @@ def _reference_splat(
             def accumulate(gradient: Tensor) -> None:
                 statistics.grad_norm.add_(((gradient * half).norm(dim=-1) * seen).sum(0))
                 statistics.count.add_(seen.sum(0))
-                statistics.max_radius.copy_(torch.maximum(statistics.max_radius, radii.amax((0, 2)).to(means2d.dtype)))
+                if statistics.max_radius is not None:
+                    statistics.max_radius.copy_(torch.maximum(statistics.max_radius, radii.amax((0, 2)).to(means2d.dtype)))
 
             means2d.register_hook(accumulate)
     return Splat(color, alpha, z if depth else None, radii, statistics)

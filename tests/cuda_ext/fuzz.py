@@ -38,7 +38,7 @@ def splat_once(dice: random.Random) -> None:
     f = 10 ** dice.uniform(-1, 1) * max(width, height)
     Ks = torch.tensor([[f, dice.uniform(-5, 5), dice.uniform(-1, 2) * width], [0, f, height / 2], [0, 0, 1]]).repeat(cameras, 1, 1)
     flags = {k: dice.random() < 0.5 for k in ("antialiased", "log_scales", "logit_opacities", "depth")}
-    statistics = ops.SplatStatistics.zeros(n) if dice.random() < 0.5 else None
+    statistics = ops.SplatStatistics.zeros(n, contributions=dice.random() < 0.5) if dice.random() < 0.5 else None
     out = ops.splat(*leaves, viewmats, Ks, width, height, statistics=statistics, **flags)
     assert out.color.isfinite().all() and out.alpha.isfinite().all()
     (out.color.sum() + out.alpha.square().sum()).backward()

@@ -81,6 +81,21 @@ def compare(scene: Scene, **options) -> None:
         assert relative(getattr(native.statistics, name), getattr(exact.statistics, name)) < 1e-4, name
 
 
+@pytest.mark.parametrize("policy", ["native", "reference"])
+def test_statistics_that_nobody_asks_for_change_no_other(policy, monkeypatch):
+    monkeypatch.setenv("AVATARS_KERNELS", policy)
+    found = []
+    for all_of_them in (True, False):
+        scene = cloud(100).leaves()
+        statistics = ops.SplatStatistics.zeros(100, max_radius=all_of_them, contributions=all_of_them)
+        ops.splat(*scene.tensors, scene.width, scene.height, statistics=statistics).color.square().sum().backward()
+        found.append([statistics.grad_norm, statistics.count, *(t.grad for t in scene.tensors[:5])])
+        assert len(statistics.sums) == (4 if all_of_them else 2) and float(statistics.count.sum()) > 0
+        statistics.reset()
+        assert not any(t.any() for t in statistics.sums.values())
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize(
     "options",
     [
