@@ -6,13 +6,19 @@ are asked for at once, and the 12 hashed levels ask for 1.8 million, 10 ms. So t
 then at random from the shared cache, where a line costs 0.85 ns: 1.5 ms. The rest is arithmetic: 3.2 ms forward and 3.5 backward
 when the tables fit a core's own cache. A sparse gradient would help little: 40 % of the rows are touched, 26 % on a head's rays, and indices weigh as much as values.
 
-Plain torch with gradients takes a fresh gradient of the table's size for every corner and level, and so a page fault for each of its pages: 1.0 s in
-all on a quiet machine, a ratio of 84, but 4 s and a ratio of 300 on a busy one. Quote the quiet one.
+Plain torch with gradients makes a gradient of the whole table for each corner and level, 128 times 52 MB. In a process of its own each of
+these is mapped, faulted in page by page and given back: 1.6 million faults and 3.7 to 4.5 s, which is what a training in plain torch
+pays (the row "alone": ratios around 300). After other work has left the C library's heap a hole of 52 MB, as in the bench itself,
+there are no faults and 1.1 s (ratios of 85 to 90).
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -67,6 +73,8 @@ def hash_rows(threads: int, seconds: float, compare: bool) -> list[Row]:
             continue
         given = (grid, positions, table)
         found += _rows(name, f"{COUNT // 1024}k {where}", hash_grid.hash_encode, plain if compare else None, given, threads, seconds)
+        if compare and positions is rays and plain is not _one_gather:
+            found.append(replace(found[-1], name="hash_encode f+b (alone)", torch=_torch_alone(threads)))
     if not compare:
         return found
     with torch.no_grad():
@@ -130,3 +138,25 @@ def _one_gather(grid: HashGrid, positions: Tensor, table: Tensor) -> Tensor:
     index, weight = torch.stack(rows, 1), torch.stack(weights, 1)
     picked = table.index_select(0, index.flatten()).view(*index.shape, grid.features)
     return (picked * weight[..., None]).sum(2).flatten(1)
+
+
+def _torch_alone(threads: int) -> float:
+    """CPU time per thread in milliseconds of plain torch with gradients on a head's rays, in a process of its own."""
+    run = subprocess.run([sys.executable, "-m", __name__, str(threads)], stdout=subprocess.PIPE, text=True, check=True)
+    return float(run.stdout)
+
+
+def _alone(threads: int) -> float:
+    torch.set_num_threads(threads)
+    grid = HashGrid.build()
+    table, positions = grid.init().requires_grad_(), head_positions(COUNT)
+    upstream, times = torch.rand(COUNT, grid.channels), []
+    for _ in range(3):
+        start = time.process_time()
+        torch.autograd.grad(hash_grid._reference(grid, positions, table), [table], upstream)
+        times.append(1e3 * (time.process_time() - start) / threads)
+    return min(times)
+
+
+if __name__ == "__main__":
+    print(_alone(int(sys.argv[1])))
