@@ -9,13 +9,16 @@ from __future__ import annotations
 import html
 import logging
 import secrets
+import signal
 import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -335,16 +338,37 @@ def serve(
         lambda text: setattr(stage, "status", text),
     )
     viewer.watcher = watcher
-    with viewer, watcher:
+    with viewer, watcher, _interruptions() as interruptions:
         announce(f"The viewer is open at\n  {viewer.url}\nThe link contains its password. Press Ctrl-C to stop.")
         if host not in ("127.0.0.1", "localhost", "::1"):
             announce(f"It can be reached from other machines (--host {host}), unencrypted. Use only in a network you trust.")
         if open_browser:
             webbrowser.open(viewer.url)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            announce("Stopped.")
+        interruptions.get()
+        announce("Stopped.")
+
+
+@contextmanager
+def _interruptions() -> Iterator[SimpleQueue[int]]:
+    """Ctrl-C as something to wait for, a second one as usual.
+
+    The exception that Python makes of it may come up anywhere: half-way through a line that says where the viewer is, or in a destructor,
+    where it would be swallowed.
+    """
+    found: SimpleQueue[int] = SimpleQueue()  # the one queue that a signal's handler may put something into
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield found
+        return
+
+    def interrupted(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        found.put(number)
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield found
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -50,7 +50,7 @@ def test_the_soak_sees_a_leak() -> None:
 
 def test_serving_until_interrupted(stage_folder: Path) -> None:
     code = f"from viewer.app import serve; serve({str(stage_folder)!r}, port=0, open_browser=False)"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-X", "faulthandler", "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         link, said = None, []
@@ -62,6 +62,11 @@ def test_serving_until_interrupted(stage_folder: Path) -> None:
         with opener.open(link.group(0), timeout=20) as page:
             assert b"/stage.js" in page.read()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        try:
+            rest = process.communicate(timeout=20)[1]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            pytest.fail("it went on after Ctrl-C; its threads were at\n" + process.communicate()[1])
+        assert process.returncode == 0 and rest.endswith("Stopped.\n"), rest
     finally:
         process.kill()
