@@ -27,6 +27,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, cast
 
 import torch
@@ -115,9 +116,17 @@ def frame_code(pose: HeadPose) -> Tensor:
     """[D] code of one frame: expressions, joint angles and the root's rotation (shading changes with it). Zero when neutral."""
     if len(pose) != 1:
         raise ValueError(f"frame_code takes one frame, got {len(pose)}")
+    E, J = pose.expression.shape[1], pose.joints.shape[1]
     # Views: what indexing would scatter into zeros on the way back is handed on.
-    angles = torch.cat([pose.joints.reshape(-1), pose.rotation.reshape(-1)])
-    return torch.cat([pose.expression.reshape(-1), ANGLE_SCALE * angles])
+    parts = (pose.expression.reshape(-1), pose.joints.reshape(-1), pose.rotation.reshape(-1))
+    return torch.cat(parts) * _scales(E, J, pose.expression.dtype, pose.expression.device)
+
+
+@lru_cache(maxsize=8)
+def _scales(expressions: int, joints: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[D] what the elements of a code are multiplied by."""
+    angles = torch.full((3 * joints + 3,), ANGLE_SCALE, dtype=dtype, device=device)
+    return torch.cat([torch.ones(expressions, dtype=dtype, device=device), angles])
 
 
 def code_size(expressions: int, joints: int) -> int:

@@ -53,7 +53,7 @@ def weights(parameters: dict[str, Tensor], code: Tensor) -> Tensor:
     if "hidden" not in parameters:
         return parameters["output"] @ code
     bias = parameters["hidden_bias"]
-    return parameters["output"] @ (torch.tanh(parameters["hidden"] @ code + bias) - torch.tanh(bias))
+    return parameters["output"] @ (torch.addmv(bias, parameters["hidden"], code).tanh() - bias.tanh())
 
 
 def blend(parameters: dict[str, Tensor], code: Tensor) -> tuple[Tensor, Tensor]:
