@@ -82,10 +82,14 @@ def handing_over(seconds: float) -> list[Finding]:
     n, size = 256, 32
     scene, times = head_scene(n, size, size), {1: [], 2: []}
     end = time.monotonic() + seconds
+
+    def run() -> None:
+        ops.splat(*scene.tensors, size, size, depth=False)
+
     with torch.no_grad():
         while len(times[2]) < 5 or time.monotonic() < end:
             for threads, into in times.items():
-                into += [_wall(lambda: ops.splat(*scene.tensors, size, size, depth=False), threads) for _ in range(50)]
+                into += [_wall(run, threads) for _ in range(50)]
     one, two = statistics.median(times[1]), statistics.median(times[2])
     text = f"{1e3 * one:.0f} → {1e3 * two:.0f} µs on two threads"
     return [Finding("too small to share", f"{n}, {size}²", two / one, text)]
