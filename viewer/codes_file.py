@@ -48,18 +48,18 @@ def read_codes(session: Session, name: str, content: bytes) -> None:
         raise ValueError(f"{name} is too large for an expression.")
     if name.lower().endswith(".json") and (ours := _ours(content)) is not None:
         head, gaze = _angles(ours.get("head"), _HEAD), _angles(ours.get("gaze"), _GAZE)
-        session.desk.from_json(json.dumps(ours.get("expressions", ours)))
+        expressions = ours.get("expressions", ours)
     else:
         codes = in_temporary_file(name, content, open_driver)
         known = {plain(n): n for n in session.desk.names}
-        weights = {known[plain(n)]: float(w) for n, w in zip(codes.names, codes.weights[0], strict=True) if plain(n) in known}
-        if not weights:
+        expressions = {known[plain(n)]: float(w) for n, w in zip(codes.names, codes.weights[0], strict=True) if plain(n) in known}
+        if not expressions:
             raise UserError(f"{name} holds no expression of this head.")
-        session.desk.from_json(json.dumps(weights))
         head = _degrees(codes, "head", (1, 1, -1))
         eyes = _degrees(codes, "eye_left", (1, -1, 1))
         gaze = None if eyes is None else eyes[:2]
-    with session.lock:
+    with session.lock:  # nothing is drawn of one half of it
+        session.desk.from_json(json.dumps(expressions))
         if head is not None:
             session.head = (head[0], head[1], head[2])
         if gaze is not None:

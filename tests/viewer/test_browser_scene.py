@@ -224,7 +224,8 @@ def test_an_expression_goes_through_the_clipboard_and_files(viewer, scene, keep,
             page.get_by_role("button", name="Load", exact=True).click()
         chooser.value.set_files(str(file))
         until(lambda: guest.session.desk.held.get("jawOpen") == pytest.approx(0.35, abs=1e-3), what=label)
-        assert guest.session.head[0] == pytest.approx(12.0, abs=0.1)
+        with guest.session.lock:  # who loads holds it until the head has turned too
+            assert guest.session.head[0] == pytest.approx(12.0, abs=0.1)
     keep(page, "codes")
     guest.session.head = (0.0, 0.0, 0.0)
     page.get_by_text("Codes", exact=True).click()
