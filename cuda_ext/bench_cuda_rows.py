@@ -86,10 +86,9 @@ def _basis(report: Report, device: str, small: bool) -> None:
     def run(blend: Callable, moved: Tensor, optimizer: ops.Adam | torch.optim.Adam) -> None:
         torch.autograd.backward(blend(moved, *leaves), upstream, inputs=[moved, *leaves])
         optimizer.step()
-        for leaf in (moved, *leaves):
+        optimizer.zero_grad()
+        for leaf in leaves:
             leaf.grad = None
-        if optimizer is ours:
-            ours.zero_grad()
 
     label = f"blend and the Adam of its basis, {n // 1000}k × {K}"
     _compare(report, label, lambda: run(ops.blend, basis, ours), lambda: run(reference.blend, twin, plain))

@@ -56,10 +56,13 @@ __device__ inline void keep_moments(void* moments, int64_t at, bool half, const 
     }
 }
 
-// The product of the factors at element i of a gradient that was never written out.
-__device__ inline float factored(const AvAdamTensor& t, int64_t i) {
-    const int64_t row = i >> 32 ? i / t.factor_size : (unsigned)i / (unsigned)t.factor_size;
-    return t.grad[row] * t.factor[i - row * t.factor_size];
+// The products of the factors at `count` elements from `first` on of a gradient that was never written out.
+__device__ inline void factored(const AvAdamTensor& t, int64_t first, int count, float* g) {
+    int64_t row = first >> 32 ? first / t.factor_size : (unsigned)first / (unsigned)t.factor_size, column = first - row * t.factor_size;
+    for (int i = 0; i < count; ++i) {
+        g[i] = t.grad[row] * t.factor[column];
+        if (++column == t.factor_size) column = 0, ++row;
+    }
 }
 
 // Whether four elements in a row may be read at once. Torch aligns tensors, views may be odd.
@@ -87,7 +90,7 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
         const float4 param = *kept;
         float p[4] = {param.x, param.y, param.z, param.w}, g[4], m[4], v[4], rates[4] = {lr, lr, lr, lr};
         if (t.factor) {
-            for (int i = 0; i < 4; ++i) g[i] = factored(t, first + i);
+            factored(t, first, 4, g);
         } else {
             const float4 given = *reinterpret_cast<const float4*>(t.grad + first);
             g[0] = given.x, g[1] = given.y, g[2] = given.z, g[3] = given.w;
@@ -112,7 +115,11 @@ __global__ void __launch_bounds__(ADAM_THREADS) adam_kernel(AdamBatch batch) {
         if ((uint64_t)target >= (uint64_t)t.rows) continue;
         const int64_t at = target * t.columns + column;
         const float rate = column < t.head_columns ? lr : lr_tail;
-        const float g = t.factor ? factored(t, i) : t.grad[t.row_ids && (t.flags & AV_WHOLE_GRAD) ? at : i];
+        float g;
+        if (t.factor)
+            factored(t, i, 1, &g);
+        else
+            g = t.grad[t.row_ids && (t.flags & AV_WHOLE_GRAD) ? at : i];
         float m = moment_at(t.m, at, half), v = moment_at(t.v, at, half);
         t.param[at] = adam_value(t.param[at], g, m, v, b1, b2, batch.eps, rate, inverse);
         const unsigned turn = ((unsigned)(t.row_ids ? column : i) & 15) * AV_ROUND_LANE + step_turn;
